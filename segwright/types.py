@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 IGNORE_LABEL = 255
 """Value of void pixels in every mask that has been read; masks are uint8, so a data set has at most 255 classes."""
@@ -48,16 +47,3 @@ class Sample:
     name: str
     image: Image
     mask: UInt8[np.ndarray, "H W"] | None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a method receives: images as stored (not normalized) and their masks.
-
-    Attributes:
-        image: Raw pixel values; channels-last in memory. The segmenter normalizes.
-        mask: Class of each pixel, 0 to K - 1, or `IGNORE_LABEL`.
-    """
-
-    image: Float[Tensor, "B C H W"]
-    mask: Int[Tensor, "B H W"]
