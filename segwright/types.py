@@ -26,7 +26,9 @@ class Classes:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.colors):
-            raise ValueError(f"{len(self.names)} class names came with {len(self.colors)} colors; give one color a name")
+            raise ValueError(
+                f"{len(self.names)} class names came with {len(self.colors)} colors; give one color a name"
+            )
         if not 0 < len(self.names) <= IGNORE_LABEL:
             raise ValueError(f"{len(self.names)} classes came, but a data set has 1 to {IGNORE_LABEL} of them")
 

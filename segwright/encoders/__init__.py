@@ -1,0 +1,1 @@
+"""Classification networks as sources of features, asked for by stride."""

@@ -1,0 +1,1 @@
+"""The segmenter and what turns its logits into masks of any size."""

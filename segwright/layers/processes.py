@@ -20,7 +20,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
     if num_processes() == 1:
         return value
     # The collective sums; autograd's backward sums the gradients too, which DDP's averaging then divides again.
-    result: Tensor = all_reduce(value.contiguous()) if value.requires_grad else _plain_sum(value)
+    result: Tensor = all_reduce(value.contiguous()) if value.requires_grad else _plain_sum(value)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -1,0 +1,1 @@
+"""One loss a file, any number of spatial axes."""

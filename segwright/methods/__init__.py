@@ -1,0 +1,1 @@
+"""How a network is supervised, one method a file."""

@@ -1,0 +1,1 @@
+"""Scores from masks; each function states its protocol."""
