@@ -1,0 +1,228 @@
+"""The command line: each verb imports what it needs, calls one function and prints."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+app = typer.Typer(
+    help="From a folder of images and masks to a trained, measured, deployed segmenter.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)]
+Precision = Annotated[Literal["auto", "bf16", "fp32"], typer.Option(help="auto: bf16 where the hardware has it.")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run or of a segmenter.", show_default=False)]
+
+
+@app.command()
+def inspect(
+    data: Data,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what a data set holds, how its masks are read, and every problem with its fix."""
+    from rich.console import Console
+
+    from segwright.data.inspection import inspect as inspect_data
+    from segwright.report.inspection import render_inspection
+
+    console = Console()
+    with Console(stderr=True).status("Reading the data"):
+        inspection = inspect_data(data)
+    if as_json:
+        typer.echo(json.dumps(inspection.to_json(), indent=1))
+    else:
+        console.print(render_inspection(inspection))
+    if any(problem.severity == "error" for problem in inspection.problems):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
+    source: Annotated[
+        Path | None, typer.Argument(help="Folder with images and masks, or a recipe (.yaml).", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes of the recipe, such as network=unet optimizer.lr=0.01.", show_default=False),
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Finish in this time, evaluation included.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; a new one in runs/ by default.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes that train together.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+) -> None:
+    """Train a segmenter, score it and write its report."""
+    from rich.console import Console
+
+    from segwright.recipe import load_recipe
+    from segwright.report.run import write_run_report
+    from segwright.run import train as train_recipe
+    from segwright.run_folder import RECIPE, next_folder
+
+    given = {"minutes": minutes, "epochs": epochs, "steps": steps, "device": device, "devices": devices, "seed": seed}
+    changes = [*(overrides or []), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
+    if resume is not None:
+        if not (resume / RECIPE).is_file():
+            raise ValueError(f"{resume} is not a run ({RECIPE} is missing); give the folder that train printed")
+        if changes:
+            raise ValueError(f"--resume goes on with the recipe in {resume}; leave out {changes[0]}")
+        recipe, folder = load_recipe(resume / RECIPE), resume
+    elif source is None:
+        raise ValueError("train needs a folder with images and masks, or a recipe, or --resume RUN")
+    else:
+        is_recipe = source.suffix.lower() in (".yaml", ".yml")
+        recipe = load_recipe(source, changes) if is_recipe else load_recipe(None, changes, data=str(source))
+        name = f"{Path(recipe.data).resolve().name}-{recipe.network['name'].rpartition('.')[2]}"
+        folder = out or next_folder(Path("runs"), name)
+    run = train_recipe(recipe, folder, resume=resume is not None, quiet=False)
+    console = Console()
+    if not run.is_finished:
+        console.print(f"Stopped; go on with: segwright train --resume {folder}", highlight=False)
+        raise typer.Exit(130)
+    with console.status("Writing the report"):
+        report = write_run_report(folder)
+    if run.best_miou >= 0:
+        console.print(f"Best val mIoU [bold]{100 * run.best_miou:.1f}[/bold]", highlight=False)
+    console.print(f"Segmenter  {folder / 'segmenter'}\nReport     {report}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Part of the data set.")] = "val",
+    precision: Precision = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Score a segmenter on a data set; the protocol is printed with the scores."""
+    from rich.console import Console
+
+    from segwright.data.inspection import inspect as inspect_data
+    from segwright.evaluation import evaluate as evaluate_segmenter
+    from segwright.prediction import load
+    from segwright.report.terminal import render_scores
+
+    segmenter, status = load(run), Console(stderr=True)
+    with status.status("Reading the data"):
+        inspection = inspect_data(data, segmenter.description.encoding, segmenter.classes)
+    inspection.refuse_errors()
+    with _bar() as bar:
+        task = bar.add_task("Evaluating", total=None)
+        evaluation = evaluate_segmenter(
+            segmenter,
+            inspection.dataset,
+            split,
+            precision=precision,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(json.dumps(evaluation.scores(), indent=1))
+    else:
+        Console().print(render_scores(evaluation))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    source: Annotated[str, typer.Argument(help="An image, a folder or a quoted glob.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    output: Annotated[
+        Literal["mask", "overlay", "probabilities"],
+        typer.Option(help="Masks of class indices (PNG), overlays (PNG) or probabilities (.npz)."),
+    ] = "mask",
+    precision: Precision = "auto",
+) -> None:
+    """Segment new images of any size."""
+    from rich.console import Console
+
+    from segwright.prediction import find_images, load, predict_files
+
+    images = find_images(source)
+    segmenter = load(run)
+    with _bar() as bar:
+        task = bar.add_task("Predicting", total=len(images))
+        written = predict_files(
+            segmenter, images, out, output=output, precision=precision, progress=lambda _: bar.advance(task)
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    if written.done:
+        console.print(f"{len(written.done)} {output} file{'s' if len(written.done) > 1 else ''} in {out}")
+    for file, reason in written.failed.items():
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            reason if str(file) in reason else f"{file}: {reason}"
+        )
+    if written.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]) -> None:
+    """Write the report of a run again: one HTML file that needs nothing else."""
+    from segwright.report.run import write_run_report
+
+    typer.echo(write_run_report(run) or f"{run} had no validation images, so there is nothing to report")
+
+
+@app.command()
+def cells(
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("cells"),
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
+) -> None:
+    """Draw a small data set of stained cells to try things on."""
+    from segwright.data.cells import write_cells
+
+    write_cells(folder, seed=seed)
+    typer.echo(f"Images and masks in {folder}; train on them with: segwright train {folder} --minutes 3")
+
+
+def _bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one sentence and exit code 2, a failure of the machine code 1.
+
+    With SEGWRIGHT_TRACEBACK=1 in the environment the traceback is shown too.
+    """
+    try:
+        app()
+    except ValueError as error:
+        _fail(error, 2)
+    except (OSError, RuntimeError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get("SEGWRIGHT_TRACEBACK"):
+        raise error
+    sentence = str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        sentence = (
+            f"{error.filename or 'the disk'} could not be written because the disk is full; free space and try again"
+        )
+    typer.echo(f"Error: {sentence}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From what the data is to what a recipe left open."""

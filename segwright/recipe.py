@@ -1,0 +1,175 @@
+"""A recipe: everything that decides a run, typed once and written into the run's folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segwright import parts
+
+_NAMED = ("network", "method", "transform", "optimizer", "schedule")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainSection(_Section):
+    """How a run is limited and carried out; exactly one of steps, epochs and minutes limits it."""
+
+    steps: int | None = Field(None, gt=0, description="optimizer steps")
+    epochs: float | None = Field(None, gt=0, description="passes over the training images")
+    minutes: float | None = Field(
+        None, gt=0, description="wall time of the whole command, evaluation and report included"
+    )
+    batch_size: int | None = Field(None, gt=0, description="images a batch over all devices; none lets the data decide")
+    accumulate: int = Field(1, gt=0, description="batches whose gradients make one step")
+    clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    average: bool = Field(True, description="keep smoothed weights, and evaluate and save those")
+    validations: int = Field(10, gt=0, description="validations a run, evenly over its progress")
+    patience: int | None = Field(None, gt=0, description="stop after so many validations without a better score")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
+    devices: int = Field(1, gt=0, description="processes that train together, one a GPU")
+    deterministic: bool = Field(False, description="the same weights to the last bit on the same machine; slower")
+    seed: int = Field(0, ge=0, description="seed of weights, order of images and their random changes")
+    checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints")
+    log_s: float = Field(1.0, ge=0, description="seconds between rows of the log; 0 logs every step")
+    threads: int = Field(2, gt=0, description="threads that prepare images")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"train.{' and train.'.join(given)} both limit the run; give only one of them")
+        return self
+
+
+class Recipe(_Section):
+    """A whole recipe. `None` values are filled in from the data before training; the run's folder holds the result."""
+
+    data: str = Field(description="folder with images and masks")
+    network: dict[str, Any] = Field({"name": "ddrnet"}, description="name and arguments of a network")
+    loss: dict[str, dict[str, Any]] = Field({"cross_entropy": {}}, description="losses by name, with their weight")
+    method: dict[str, Any] = Field({"name": "supervised"}, description="how the network is supervised")
+    transform: dict[str, Any] = Field({"name": "image"}, description="random changes of the training images")
+    optimizer: dict[str, Any] = Field({"name": "adamw"}, description="name and arguments of an optimizer")
+    schedule: dict[str, Any] = Field({"name": "poly"}, description="learning rate over the run")
+    train: TrainSection = TrainSection()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, Path) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A name alone stands for a part with its defaults; `a+b` stands for two losses."""
+        values = dict(values)
+        for key in _NAMED:
+            if isinstance(values.get(key), str):
+                values[key] = {"name": values[key]}
+            elif isinstance(values.get(key), dict):
+                values[key] = dict(values[key])
+        if isinstance(values.get("loss"), str):
+            values["loss"] = {name.strip(): {} for name in values["loss"].split("+")}
+        return values
+
+    @model_validator(mode="after")
+    def _complete_parts(self) -> Self:
+        for kind in _NAMED:
+            part = dict(getattr(self, kind))
+            name = part.pop("name", None)
+            if not isinstance(name, str):
+                raise ValueError(f"recipe key '{kind}.name' is missing; known are: {', '.join(parts.list_parts(kind))}")
+            getattr(self, kind).update({"name": name} | parts.check_arguments(kind, name, part))
+        for name, arguments in self.loss.items():
+            given = dict(arguments or {})
+            weight = given.pop("weight", 1.0)
+            if not isinstance(weight, int | float) or weight <= 0:
+                raise ValueError(f"recipe key 'loss.{name}.weight' is {weight!r}, but a number above 0 is needed")
+            self.loss[name] = {"weight": float(weight)} | parts.check_arguments("loss", name, given)
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> "Recipe":
+        """A copy with some values changed, keyed by their dotted path, and checked again."""
+        settings = self.model_dump()
+        for key, value in values.items():
+            _set(settings, key, value)
+        return make_recipe(settings)
+
+    def to_yaml(self) -> str:
+        """The recipe as flat YAML, which `load_recipe` reads back."""
+        return yaml.safe_dump(_plain(self.model_dump()), sort_keys=False, allow_unicode=True)
+
+
+def make_recipe(settings: dict[str, Any]) -> Recipe:
+    """Check settings and fill in defaults.
+
+    Raises:
+        ValueError: If a key is unknown or a value does not fit; one sentence that names the nearest right key.
+    """
+    try:
+        return Recipe.model_validate(settings)
+    except ValidationError as error:
+        place = error.errors(include_url=False)[0]["loc"]
+        known = TrainSection.model_fields if len(place) > 1 and place[0] == "train" else Recipe.model_fields
+        raise ValueError(parts.say_first_error(error, "", set(known))) from None
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = (), **values: Any) -> Recipe:  # noqa: ANN401 - any value
+    """Read a recipe file and change it by overrides.
+
+    Args:
+        path: A YAML file; None starts from the defaults.
+        overrides: `key.sub=value` with YAML values, such as `optimizer.lr=0.01`, `network=unet`.
+        values: Values of top-level keys that win over the file, such as `data`.
+
+    Raises:
+        ValueError: If the file cannot be read, or an override or a value is wrong.
+    """
+    settings: dict[str, Any] = {}
+    if path is not None:
+        try:
+            settings = yaml.safe_load(path.read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"recipe {path} cannot be read ({reason}); give a YAML file") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"recipe {path} holds no keys; a recipe starts with lines such as 'network: unet'")
+    settings |= values
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override '{override}' has no value; write it as key=value, such as optimizer.lr=0.01")
+        try:
+            _set(settings, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"override '{override}' has a value that is not YAML; quote it") from None
+    return make_recipe(settings)
+
+
+def _set(settings: dict[str, Any], key: str, value: object) -> None:
+    *path, last = key.split(".")
+    place = settings
+    for part in path:
+        inside = place.get(part)
+        if isinstance(inside, str):
+            inside = {"name": inside} if part in _NAMED else {name.strip(): {} for name in inside.split("+")}
+        place[part] = inside = {} if inside is None else inside
+        if not isinstance(inside, dict):
+            raise ValueError(f"recipe key '{key}' is inside '{part}', which is the value {inside!r} and holds no keys")
+        place = inside
+    place[last] = value
+
+
+def _plain(value: object) -> object:
+    """Tuples as lists, so that YAML needs no tags."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,179 @@
+"""The one training loop: steps, validations, checkpoints, all driven by progress from 0 to 1."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from segwright.training.state import LoopState, Training
+
+
+class Record(Protocol):
+    """Where the loop reports to; the first process has one that writes and draws, the others one that does nothing."""
+
+    def phase(self, name: str) -> None:
+        """Say what happens now."""
+
+    def step(self, row: Mapping[str, float], remaining_s: float | None) -> None:
+        """Take the means since the last row."""
+
+    def validation(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Take the scores of a validation."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a recipe says about the loop; see `recipe.TrainSection` for the meaning of each."""
+
+    batch_size: int
+    accumulate: int
+    clip_norm: float
+    validations: int
+    patience: int | None
+    checkpoint_s: float
+    log_s: float
+    finish_s: float
+
+
+@dataclass
+class _Meter:
+    """Sums since the last row of the log."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    norm: Tensor | None = None
+    started: float = field(default_factory=time.monotonic)
+    waited_before_s: float = 0.0
+
+
+def fit(
+    training: Training,
+    settings: LoopSettings,
+    validate: Callable[[nn.Module], Mapping[str, float] | None],
+    record: Record,
+) -> None:
+    """Train until the budget is spent, patience ends or a signal came; `training` holds the result.
+
+    Args:
+        training: What trains, from where it stands.
+        settings: How.
+        validate: Scores a network, keeps it if it is the best so far (`best_miou` of the state tells), and returns
+            the scores ("miou" among them); None when there is nothing to validate on.
+        record: Told about steps and validations.
+
+    Raises:
+        DivergedError: If the loss is no longer finite. The checkpoint holds the weights before that.
+    """
+    state, budget = training.state, training.budget
+    batches = iter(training.source)
+    progress = first_progress = training.progress()
+    loop_started_s, saved_s, meter = budget.elapsed_s, budget.elapsed_s, _Meter()
+    while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
+        rate = _set_learning_rate(training, progress)
+        meter.losses.append(_optimize(training, settings, batches, meter))
+        state.step += 1
+        if training.average:
+            training.average.update(training.network, state.step)
+        progress = training.progress()
+        is_due = int(progress * settings.validations) > state.validations
+        if is_due or time.monotonic() - meter.started >= settings.log_s:
+            row = {"step": state.step, "progress": progress, "elapsed_s": budget.elapsed_s, "learning_rate": rate}
+            remaining_s = budget.remaining_s(progress, loop_started_s, first_progress)
+            record.step(row | _read(meter, training, settings), remaining_s)
+            meter = _Meter(waited_before_s=training.source.waited_s)
+        if is_due:
+            state.validations = int(progress * settings.validations)
+            _validate(training, settings, validate, record, progress)
+            meter.started = time.monotonic()
+            progress = training.progress()
+        if is_due or budget.elapsed_s - saved_s > settings.checkpoint_s:
+            training.save()
+            saved_s = budget.elapsed_s
+    training.save()
+
+
+def _set_learning_rate(training: Training, progress: float) -> float:
+    factor = training.schedule(progress)
+    for group in training.optimizer.param_groups:
+        # The rate that the recipe asked for stays beside the one in force.
+        group.setdefault("full_lr", group["lr"])
+        group["lr"] = group["full_lr"] * factor
+    rate: float = training.optimizer.param_groups[0]["lr"]
+    return rate
+
+
+def _optimize(
+    training: Training, settings: LoopSettings, batches: Iterator[tuple[Tensor, Tensor]], meter: _Meter
+) -> Tensor:
+    training.method.train()
+    total: Tensor | None = None
+    for index in range(settings.accumulate):
+        image, mask = next(batches)
+        image, mask = training.fabric.to_device((image, mask))
+        with training.fabric.no_backward_sync(training.method, enabled=index + 1 < settings.accumulate):
+            loss = training.method(image, mask)["loss"] / settings.accumulate
+            training.fabric.backward(loss)
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
+    if settings.clip_norm > 0:
+        meter.norm = training.fabric.clip_gradients(
+            training.method, training.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+        )
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    return total
+
+
+def _read(meter: _Meter, training: Training, settings: LoopSettings) -> dict[str, float]:
+    seconds = time.monotonic() - meter.started
+    mean = torch.stack(meter.losses).float().mean()
+    if training.fabric.world_size > 1:
+        mean = training.fabric.all_reduce(mean, reduce_op="mean")  # type: ignore[assignment]
+    loss = float(mean)
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the loss became {loss} before step {training.state.step}; {training.checkpoint.parent} keeps the last "
+            "good weights; lower optimizer.lr, or set train.precision=fp32"
+        )
+    return {
+        "loss": loss,
+        "gradient_norm": float(meter.norm) if meter.norm is not None else math.nan,
+        "images_per_s": len(meter.losses) * settings.accumulate * settings.batch_size / seconds,
+        "waiting_share": (training.source.waited_s - meter.waited_before_s) / seconds,
+    }
+
+
+def _validate(
+    training: Training,
+    settings: LoopSettings,
+    validate: Callable[[nn.Module], Mapping[str, float] | None],
+    record: Record,
+    progress: float,
+) -> None:
+    state = training.state
+    if training.fabric.is_global_zero:
+        record.phase("validating")
+        started = time.monotonic()
+        scores = validate(training.average.network if training.average else training.network)
+        # The last validation and the report must fit into the minutes that the user gave.
+        training.budget.reserve_s = 1.2 * (time.monotonic() - started) + settings.finish_s
+        if scores is not None:
+            is_best = scores["miou"] > state.best_miou
+            state.best_miou = max(scores["miou"], state.best_miou)
+            state.without_gain = 0 if is_best else state.without_gain + 1
+            place = {"step": state.step, "progress": progress, "elapsed_s": training.budget.elapsed_s}
+            record.validation(place | dict(scores), is_best)
+        record.phase("training")
+    if training.fabric.world_size > 1:
+        state.best_miou, state.without_gain = training.fabric.broadcast((state.best_miou, state.without_gain))
+
+
+def _is_out_of_patience(state: LoopState, settings: LoopSettings) -> bool:
+    return settings.patience is not None and state.without_gain >= settings.patience

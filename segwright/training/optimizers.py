@@ -1,0 +1,30 @@
+"""Optimizers by name. Weight decay touches weights of convolutions and linear layers only, never biases or norms."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    # Vectors are biases and the scales and shifts of norms: decaying them only shrinks what BatchNorm restores.
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    decayed = [parameter for parameter in trained if parameter.ndim > 1]
+    plain = [parameter for parameter in trained if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(
+    network: nn.Module, lr: float = 2e-3, weight_decay: float = 0.02, betas: tuple[float, float] = (0.9, 0.99)
+) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay. Source: Loshchilov and Hutter, ICLR 2019 (https://arxiv.org/abs/1711.05101)."""
+    return torch.optim.AdamW(_groups(network, weight_decay), lr=lr, betas=betas, fused=True)
+
+
+def sgd(
+    network: nn.Module, lr: float = 0.02, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = True
+) -> torch.optim.Optimizer:
+    """Stochastic gradient descent with momentum."""
+    groups = _groups(network, weight_decay)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)

@@ -1,0 +1,90 @@
+"""What changes while a network trains, and how it survives a kill."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor, nn
+
+from segwright.training.average import WeightAverage
+from segwright.training.budget import Budget
+from segwright.training.checkpoint import load_checkpoint, save_checkpoint
+from segwright.training.schedules import Schedule
+
+
+class Source(Protocol):
+    """Batches without end, and how long the loop waited for them."""
+
+    waited_s: float
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass
+class LoopState:
+    """Where a run stands; all of it is in a checkpoint."""
+
+    step: int = 0
+    validations: int = 0
+    best_miou: float = -1.0
+    without_gain: int = 0
+
+
+@dataclass
+class Training:
+    """All that changes while a network trains.
+
+    Attributes:
+        network: The bare network (a segmenter) inside the method.
+        method: The method, set up by Fabric; maps images and masks to named losses, the total under "loss".
+        average: Smoothed weights; None trains without.
+        stopping: Set by a signal; the loop then leaves a checkpoint and returns.
+        source: Batches from the step of `state` on; set once that step is known.
+    """
+
+    fabric: Fabric
+    network: nn.Module
+    method: _FabricModule
+    optimizer: _FabricOptimizer
+    schedule: Schedule
+    budget: Budget
+    checkpoint: Path
+    average: WeightAverage | None = None
+    state: LoopState = field(default_factory=LoopState)
+    stopping: bool = False
+    source: Source = field(init=False)
+
+    def progress(self) -> float:
+        """Share of the run that is done; the first process's clock and signals decide for all."""
+        progress = self.budget.progress(self.state.step)
+        if self.fabric.world_size > 1:
+            # One process must not stop while the others wait for its gradients.
+            progress, self.stopping = self.fabric.broadcast((progress, self.stopping))
+        return progress
+
+    def save(self) -> None:
+        """Write the checkpoint; the first process writes for all."""
+        if self.fabric.is_global_zero:
+            state: dict[str, Any] = vars(self.state) | {
+                "elapsed_s": self.budget.elapsed_s,
+                "network": self.method.module.state_dict(),
+                "optimizer": self.optimizer.optimizer.state_dict(),
+                "average": self.average.network.state_dict() if self.average else None,
+                "random": torch.get_rng_state(),
+            }
+            save_checkpoint(state, self.checkpoint)
+
+    def restore(self) -> None:
+        """Go back to where the checkpoint was written."""
+        state = load_checkpoint(self.checkpoint)
+        self.state = LoopState(**{key: state[key] for key in vars(self.state)})
+        self.budget.elapsed_before_s = state["elapsed_s"]
+        self.method.module.load_state_dict(state["network"])
+        self.optimizer.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.network.load_state_dict(state["average"])
+        torch.set_rng_state(state["random"])

@@ -1,0 +1,186 @@
+"""What every network that takes images keeps to."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import segwright.networks
+
+CLASSES = 5
+SMALL = {
+    "unet": {"decoder_channels": (16, 16, 8, 8, 8)},
+    "deeplabv3plus": {"channels": 16},
+    "bisenetv2": {"head_channels": 16, "booster_channels": 16},
+    "ddrnet": {"width": 8, "head_channels": 8, "pyramid_channels": 8},
+}
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Softmax)
+MODULES = {
+    info.name: importlib.import_module(f"segwright.networks.{info.name}")
+    for info in pkgutil.iter_modules(segwright.networks.__path__)
+}
+NAMES = sorted(name for name, module in MODULES.items() if module.build.takes == "image")
+
+
+def make(name, in_channels=3):
+    make_network = MODULES[name].build
+    asked = inspect.signature(make_network).parameters
+    arguments = {"encoder": "test_resnet", "weights": "none"}
+    arguments = {key: value for key, value in arguments.items() if key in asked} | SMALL.get(name, {})
+    torch.manual_seed(0)
+    network = make_network(in_channels, CLASSES, **arguments)
+    for module in network.modules():  # as after some training: no branch may hide behind a zero
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+    return network
+
+
+def images(network, batch=2, cells=1, channels=3):
+    torch.manual_seed(1)
+    return torch.randn(batch, channels, network.stride * cells, network.stride * (cells + 1))
+
+
+def run_all(network, image):
+    return network.forward_all(image) if hasattr(network, "forward_all") else [network(image)]
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def network(name):
+    return make(name)
+
+
+def test_logits_have_the_size_of_the_image(network):
+    image = images(network)
+    for mode in (True, False):
+        logits = network.train(mode)(image)
+        assert logits.shape == (2, CLASSES, *image.shape[2:])
+        assert logits.dtype == image.dtype
+
+
+def test_one_cell_and_a_batch_of_one_are_enough_in_evaluation(network):
+    image = torch.randn(1, 3, network.stride, network.stride)
+    assert network.eval()(image).isfinite().all()
+
+
+def test_odd_sizes_are_refused_with_the_size_to_use(network):
+    stride = network.stride
+    with pytest.raises(ValueError, match=f"image is {stride + 1} x {stride - 1}.* pad to {2 * stride} x {stride}"):
+        network(torch.randn(1, 3, stride + 1, stride - 1))
+
+
+def test_other_channels_are_taken(name):
+    network = make(name, in_channels=4).eval()
+    assert network(images(network, channels=4)).shape[1] == CLASSES
+
+
+def test_all_outputs_start_with_the_main_one_at_the_size_of_the_image(network):
+    image = images(network)
+    outputs = run_all(network.eval(), image)
+    assert torch.equal(outputs[0], network(image))
+    assert {tuple(output.shape) for output in outputs} == {(2, CLASSES, *image.shape[2:])}
+
+
+def test_gradient_reaches_every_parameter(network):
+    # Two cells a side and four images: a batch norm over two values has almost no gradient.
+    outputs = run_all(network.train(), images(network, batch=4, cells=2))
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    dead = [key for key, value in network.named_parameters() if value.grad is None or not value.grad.abs().max() > 0]
+    assert not dead
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_forward_computes_no_auxiliary_output(network, mode):
+    network.train(mode)
+    image = images(network)
+    ran = [set(), set()]
+    for names, function in zip(ran, (network, lambda x: run_all(network, x)), strict=True):
+        hooks = [
+            module.register_forward_hook(lambda *_, key=key, names=names: names.add(key))
+            for key, module in network.named_modules()
+            if key and isinstance(module, nn.Conv2d)
+        ]
+        function(image)
+        for hook in hooks:
+            hook.remove()
+    has_auxiliary = hasattr(network, "forward_all")
+    assert (ran[0] < ran[1]) if has_auxiliary else (ran[0] == ran[1])
+
+
+def test_no_activation_module_is_called_twice(network):
+    calls = Counter()
+    for key, module in network.named_modules():
+        if isinstance(module, ACTIVATIONS):
+            module.register_forward_hook(lambda *_, key=key: calls.update([key]))
+    run_all(network, images(network))
+    assert calls
+    assert max(calls.values()) == 1
+
+
+def test_channels_last_equals_contiguous(network):
+    network.eval()
+    image = images(network, cells=2)
+    with torch.no_grad():
+        expected = network(image)
+        actual = network.to(memory_format=torch.channels_last)(image.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_survive_saving(network, name):
+    other = make(name)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    other.load_state_dict(network.state_dict())
+    image = images(network)
+    assert torch.equal(other.eval()(image), network.eval()(image))
+
+
+@pytest.mark.slow
+def test_export_gives_the_same_logits(network):
+    network.eval()
+    image = images(network)
+    program = torch.export.export(network, (image,))
+    torch.testing.assert_close(program.module()(image), network(image))
+
+
+@pytest.mark.slow
+def test_all_compile_into_one_graph():
+    # In a process of its own, because the compiler cannot look through the shape checks of the tests.
+    root = Path(segwright.networks.__file__).parents[2]
+    command = [sys.executable, __file__]
+    result = subprocess.run(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_variant_has_a_published_count(name):
+    module = MODULES[name]
+    assert set(module.PARAMETERS) <= set(module.VARIANTS)
+    assert module.PARAMETERS
+
+
+def compile_all():
+    for name in NAMES:
+        network = make(name).eval()
+        image = images(network)
+        with torch.no_grad():
+            compiled = torch.compile(network, fullgraph=True, backend="eager")
+            torch.testing.assert_close(compiled(image), network(image))
+
+
+if __name__ == "__main__":
+    compile_all()
