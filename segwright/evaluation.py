@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -97,7 +97,7 @@ class Evaluation:
         )
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path) -> "Evaluation":
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
             colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])

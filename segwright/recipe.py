@@ -67,13 +67,13 @@ class Recipe(_Section):
     @model_validator(mode="before")
     @classmethod
     def _names_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A name alone stands for a part with its defaults; `a+b` stands for two losses."""
+        """A name alone stands for a part with its defaults, arguments alone for the default part; `a+b` for two losses."""
         values = dict(values)
         for key in _NAMED:
             if isinstance(values.get(key), str):
                 values[key] = {"name": values[key]}
             elif isinstance(values.get(key), dict):
-                values[key] = dict(values[key])
+                values[key] = cls.model_fields[key].default | values[key]
         if isinstance(values.get("loss"), str):
             values["loss"] = {name.strip(): {} for name in values["loss"].split("+")}
         return values

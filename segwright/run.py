@@ -1,5 +1,6 @@
 """Trains a recipe: builds the parts, calls the loop, keeps the best segmenter. The one place that wires everything."""
 
+import logging
 import signal
 import threading
 import time
@@ -100,6 +101,8 @@ def _make_fabric(recipe: Recipe) -> Fabric:
             "that many"
         )
     is_bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(torch.device(kind)))
+    # Fabric announces the precision by itself, in words that say less than ours.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if section.deterministic:
         torch.use_deterministic_algorithms(True)
     return Fabric(

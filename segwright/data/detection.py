@@ -19,6 +19,11 @@ _LOSSY_DISTANCE = 16
 _MOST_EDGE_VALUES = 2
 """One or two thin values may be a contour class; more are smoothing."""
 
+_MOST_INDICES = 32
+"""Up to so many values that count up from 0 are class indices even if some are thin."""
+_MOST_VALUES_IN_A_MASK = 100
+"""Without names, a mask with more values is taken for a picture; one image hardly shows a hundred classes."""
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -51,6 +56,7 @@ def detect_encoding(masks: Sequence[MaskFacts], description: Description) -> Det
     if not is_color:
         rejected |= _reject_other_palettes(masks, rejected)
     if not (description.colors if is_color else description.names):
+        rejected = _reject_pictures(masks) | rejected
         rejected |= _reject_smoothed(masks, rejected)
     usable = [mask for position, mask in enumerate(masks) if position not in rejected]
     if not usable:
@@ -66,13 +72,14 @@ def detect_encoding(masks: Sequence[MaskFacts], description: Description) -> Det
 
 def _are_colors(masks: Sequence[MaskFacts]) -> bool:
     num_rgb = sum(mask.in_rgb for mask in masks)
-    return any(mask.is_color for mask in masks) and num_rgb > len(masks) - num_rgb
+    # Nothing but 0 is black either way, so such masks have no say.
+    num_single = sum(not mask.in_rgb and bool(mask.codes.any()) for mask in masks)
+    return any(mask.is_color for mask in masks) and num_rgb > num_single
 
 
 def _reject_minority_kind(masks: Sequence[MaskFacts]) -> dict[int, str]:
     if _are_colors(masks):
         reason = "the mask holds one value a pixel, but most are in color; save it the same way as the others"
-        # Nothing but 0 is black either way.
         return {i: reason for i, mask in enumerate(masks) if not mask.in_rgb and mask.codes.any()}
     reason = "the mask is in color, but most hold one value a pixel; save it the same way as the others"
     return {i: reason for i, mask in enumerate(masks) if mask.is_color}
@@ -120,6 +127,15 @@ def _reject_other_palettes(masks: Sequence[MaskFacts], rejected: dict[int, str])
     return others
 
 
+def _reject_pictures(masks: Sequence[MaskFacts]) -> dict[int, str]:
+    return {
+        position: f"{mask.num_values:,} different values are more than the classes of one mask, as in a photograph, in "
+        "numbered objects or after blurring; save one value a class, or name the classes in dataset.yaml"
+        for position, mask in enumerate(masks)
+        if mask.num_values > _MOST_VALUES_IN_A_MASK
+    }
+
+
 def _reject_smoothed(masks: Sequence[MaskFacts], rejected: dict[int, str]) -> dict[int, str]:
     edge = set(_thin_values([mask for position, mask in enumerate(masks) if position not in rejected]))
     if len(edge) <= _MOST_EDGE_VALUES:
@@ -141,7 +157,7 @@ def _reject_smoothed(masks: Sequence[MaskFacts], rejected: dict[int, str]) -> di
 def _thin_values(masks: Sequence[MaskFacts]) -> list[int]:
     """Values that fill no 3 x 3 square in any mask and cover less than 5 % of the pixels.
 
-    None if the values count up from 0, as class indices do and smoothed ones do not.
+    None if the values count up from 0 without a gap, as few classes do and smoothed values do not.
     """
     totals: Counter[int] = Counter()
     solid: set[int] = set()
@@ -149,7 +165,7 @@ def _thin_values(masks: Sequence[MaskFacts]) -> list[int]:
         totals.update(dict(zip(mask.codes.tolist(), mask.totals.tolist(), strict=True)))
         solid.update(mask.codes[mask.is_solid].tolist())
     counted = [code for code in totals if code != IGNORE_LABEL]
-    if not any(mask.is_color for mask in masks) and set(counted) == set(range(len(counted))):
+    if not any(mask.is_color for mask in masks) and set(counted) == set(range(min(len(counted), _MOST_INDICES))):
         return []
     num_pixels = sum(totals.values())
     return sorted(code for code, count in totals.items() if code not in solid and count < 0.05 * num_pixels)
@@ -210,7 +226,7 @@ def _nameless_values(seen: set[int], description: Description) -> tuple[MaskEnco
     rest = sorted(seen - set(description.ignore))
     void, notes = description.ignore, []
     others = [value for value in rest if value != 255]
-    if len(others) > 1 and 255 not in void and others[-1] <= 4 * len(others):
+    if len(others) > 1 and 255 not in void and others[-1] <= min(4 * len(others), 254):
         if 255 in rest:
             notes.append(
                 "255 is read as void, because the other values are small; name it in dataset.yaml if it is a class"

@@ -99,7 +99,7 @@ class Dataset:
         if self.channels and channels != self.channels:
             raise UnreadableFileError(
                 pair.image,
-                f"the image has a channel count of {channels}, but the data set has {self.channels}; convert it to that many",
+                f"the image has a channel count of {channels}, but the data set has {self.channels}; convert it",
             )
         if pair.mask is None:
             return Sample(pair.name, image, None)
@@ -132,14 +132,7 @@ def find_pairs(root: Path) -> Folder:
         ValueError: If the folder is missing, empty, or holds no pair.
     """
     root = Path(root)
-    if not root.exists():
-        raise ValueError(f"{root} does not exist, but a folder with images and masks is needed; check the path")
-    if not root.is_dir():
-        raise ValueError(
-            f"{root} is a file, but a folder with images and masks is needed; give the folder that holds it"
-        )
-    if not any(root.iterdir()):
-        raise ValueError(f"{root} is empty, but images and masks are needed; put them as {LAYOUTS}")
+    _check_root(root)
     description = read_description(root)
     parts, layout = _find_parts(root, description)
     if not parts:
@@ -157,12 +150,25 @@ def find_pairs(root: Path) -> Folder:
         ambiguous += claimed
     splits = {split: splits[split] for split in SPLITS if splits.get(split)}
     if not splits:
-        found = ", ".join(sorted({str(path.relative_to(root)) for path in unpaired})[:5]) or "only files of one name"
+        found = (
+            ", ".join(sorted({str(path).removeprefix(f"{root}/") for path in unpaired})[:5]) or "only files of one name"
+        )
         raise ValueError(f"{root} has no image with a mask of the same name ({found} …); give both the same name")
     if "train" in splits and "val" not in splits:
         layout += "; a fifth of the training pairs, chosen by name, is for validation"
         splits = _split_off_validation(splits)
     return Folder(root, layout, splits, description, tuple(unpaired), tuple(ambiguous))
+
+
+def _check_root(root: Path) -> None:
+    if not root.exists():
+        raise ValueError(f"{root} does not exist, but a folder with images and masks is needed; check the path")
+    if not root.is_dir():
+        raise ValueError(
+            f"{root} is a file, but a folder with images and masks is needed; give the folder that holds it"
+        )
+    if not any(root.iterdir()):
+        raise ValueError(f"{root} is empty, but images and masks are needed; put them as {LAYOUTS}")
 
 
 def _find_parts(root: Path, description: Description) -> tuple[dict[str, tuple[Path, Path | None]], str]:
@@ -231,7 +237,12 @@ def _pair_up(image_folder: Path, mask_folder: Path) -> tuple[list[Pair], list[Pa
     groups = same_images + same_masks + same_short
     used = {pair.mask for pair in pairs}
     claimed = {path for group in groups for path in group}
-    lonely += [path for path in masks if path not in used and path not in claimed]
+    claimed_names = {_key(group[0], image_folder) for group in same_images}
+    lonely += [
+        path
+        for path in masks
+        if path not in used | claimed and _strip(_key(path, mask_folder), _MASK_WORDS) not in claimed_names
+    ]
     return pairs, lonely, groups
 
 

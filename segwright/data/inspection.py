@@ -127,15 +127,14 @@ def inspect(
         encoding, classes, notes = detection.encoding, detection.classes, detection.notes
         if detection.error:
             problems.append(Problem("error", ".", detection.error))
-    records, channels, found = _check(readings, encoding, rejected, folder.root)
-    problems += found
+    records, channels, errors = _check(readings, encoding, rejected, folder.root)
     kept = {(record.split, record.name) for record in records}
-    splits = {split: tuple(p for p in pairs if (split, p.name) in kept) for split, pairs in folder.splits.items()}
-    splits = {split: pairs for split, pairs in splits.items() if pairs}
+    chosen = {split: tuple(p for p in pairs if (split, p.name) in kept) for split, pairs in folder.splits.items()}
     statistics = summarize(records, 0 if classes is None else len(classes))
+    splits = {split: pairs for split, pairs in chosen.items() if pairs}
     dataset = Dataset(folder.root, folder.layout, classes, encoding, splits, channels)
     problems += _leaks(records, dataset) + _class_problems(records, statistics, dataset)
-    problems.sort(key=lambda problem: problem.severity != "error")
+    problems = sorted(problems + errors, key=lambda problem: problem.severity != "error")
     return Inspection(dataset, tuple(problems), notes, statistics)
 
 
@@ -200,7 +199,9 @@ def _image_errors(image: ImageFacts | str, usual: tuple[int, str]) -> list[str]:
         return [image]
     errors = []
     if image.channels != usual[0]:
-        errors.append(f"the image has a channel count of {image.channels}, but most have {usual[0]}; convert it to {usual[0]}")
+        errors.append(
+            f"the image has a channel count of {image.channels}, but most have {usual[0]}; convert it to {usual[0]}"
+        )
     elif image.dtype != usual[1]:
         errors.append(f"the image is {image.dtype}, but most are {usual[1]}; convert it to {usual[1]}")
     if not all(map(math.isfinite, (*image.means, *image.variances))):

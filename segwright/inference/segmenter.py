@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -71,7 +71,7 @@ class Description:
         return {"format": FORMAT} | asdict(self) | {"encoding": self.encoding.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "Description":
         """Back from plain values.
 
         Raises:
@@ -136,7 +136,7 @@ class Segmenter(nn.Module):
         _replace(folder / DESCRIPTION, json.dumps(self.description.to_dict(), indent=1).encode())
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "Segmenter":
         """Read a segmenter, without its training data and without running code from the folder.
 
         Args:

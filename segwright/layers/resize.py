@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +11,14 @@ from torch import Tensor
 def resize(x: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C H W"]:
     """Resize bilinearly to `size` (height, width), pixels being areas (`align_corners=False`)."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def resize_logits(logits: Float[Tensor, "B K h w"], size: Sequence[int]) -> Float[Tensor, "B K H W"]:
+    """Resize as `resize` does, in single precision and class by class, whatever the type and layout that come in.
+
+    The losses need this precision and layout anyway, and the enlargement is quick in them.
+    """
+    return resize(logits.to(torch.float32, memory_format=torch.contiguous_format), size)
 
 
 def check_sides(image: Float[Tensor, "B C H W"], stride: int, network: str) -> None:

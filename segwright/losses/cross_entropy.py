@@ -59,7 +59,7 @@ class CrossEntropy(nn.Module):
             raise ValueError(
                 f"logits are {tuple(logits.shape[2:])}, but the mask is {tuple(mask.shape[1:])}; resize one"
             )
-        # The kernels of log-softmax are about twice as fast on contiguous maps as on channels-last ones, copy included.
+        # The kernels of log-softmax are faster on contiguous maps than on channels-last ones, copy included.
         scores = logits.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)  # B K N
         labels = mask.long().flatten(1)  # B N
         total = F.cross_entropy(

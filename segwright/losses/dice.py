@@ -11,8 +11,7 @@ from segwright.types import IGNORE_LABEL
 class Dice(nn.Module):
     """One minus the mean over classes of 2 |P∩M| / (|P| + |M|), with sums over the batch of all processes.
 
-    The mean is over the classes that the masks of the batch have; for the others the ratio has no gradient to offer
-    but the suppression of P, which the softmax passes on from the classes that are there.
+    The mean is over the classes that the masks of the batch have.
 
     Args:
         include_background: Whether class 0 counts in the mean.

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.layers.convolution import ConvNormReLU, initialize_convolutions
-from segwright.layers.resize import check_sides, resize
+from segwright.layers.resize import check_sides, resize_logits
 
 EXPANSION = 6  # of the gather-and-expansion layers, table 1
 
@@ -187,13 +187,13 @@ class BiSeNetV2(nn.Module):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Logits at the image's size."""
         fused, _ = self._features(image)
-        return resize(self.head(fused), image.shape[-2:])  # B K H W
+        return resize_logits(self.head(fused), image.shape[-2:])  # B K H W
 
     def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K H W"]]:
         """Logits of the head and of the four boosters, fine to coarse, all at the image's size."""
         fused, stages = self._features(image)
         logits = [self.head(fused), *(booster(x) for booster, x in zip(self.boosters, stages, strict=False))]
-        return [resize(x, image.shape[-2:]) for x in logits]  # B K H W each
+        return [resize_logits(x, image.shape[-2:]) for x in logits]  # B K H W each
 
     def _features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_sides(image, self.stride, "BiSeNetV2")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.layers.convolution import ConvNormReLU, initialize_convolutions
-from segwright.layers.resize import check_sides, resize
+from segwright.layers.resize import check_sides, resize, resize_logits
 
 
 def _convolution_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
@@ -153,7 +153,7 @@ class DDRNet(nn.Module):
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Logits at the image's size."""
         fused, _ = self._features(image)
-        return resize(self.head(fused), image.shape[-2:])  # B K H W
+        return resize_logits(self.head(fused), image.shape[-2:])  # B K H W
 
     def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K H W"]]:
         """Logits of the head and of the auxiliary head, both at the image's size."""
@@ -161,7 +161,7 @@ class DDRNet(nn.Module):
         logits = [self.head(fused)]
         if self.auxiliary_head is not None:
             logits.append(self.auxiliary_head(high))
-        return [resize(x, image.shape[-2:]) for x in logits]  # B K H W each
+        return [resize_logits(x, image.shape[-2:]) for x in logits]  # B K H W each
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         check_sides(image, self.stride, "DDRNet")

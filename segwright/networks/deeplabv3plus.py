@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from segwright.encoders.timm import TimmEncoder, Weights
 from segwright.layers.convolution import ConvNormReLU, initialize_convolutions
-from segwright.layers.resize import check_sides, resize
+from segwright.layers.resize import check_sides, resize, resize_logits
 
 
 def _separable(in_channels: int, out_channels: int, rate: int = 1) -> nn.Sequential:
@@ -100,7 +100,7 @@ class DeepLabV3Plus(nn.Module):
         low, high = self.encoder(image)  # B C1 H/4 W/4 and B C2 H/16 W/16 (H/8 W/8 at output stride 8)
         pyramid = resize(self.aspp(high), low.shape[-2:])  # B D H/4 W/4
         joined = torch.cat([pyramid, self.low_level(low)], dim=1)  # B D+48 H/4 W/4
-        return resize(self.head(self.decoder(joined)), image.shape[-2:])  # B K H W
+        return resize_logits(self.head(self.decoder(joined)), image.shape[-2:])  # B K H W
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -30,7 +29,7 @@ class RunView:
         self._scores: list[tuple[float, float]] = []
         self._live = Live(self._draw(), console=console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunView":
         if self._console.is_terminal:
             self._live.start()
         return self

@@ -92,8 +92,8 @@ class ImageTransform:
         return bend
 
     def _relight(self, image: Image, rng: np.random.Generator) -> Image:
-        brightness, contrast, gamma = rng.uniform(-0.25, 0.25, 3) * self.light
-        saturation, hue = rng.uniform(-1, 1, 2) * self.color
+        brightness, contrast, gamma = (float(change) for change in rng.uniform(-0.25, 0.25, 3) * self.light)
+        saturation, hue = (float(change) for change in rng.uniform(-1, 1, 2) * self.color)
         sigma = rng.uniform(0, self.noise) if rng.random() < 0.5 else 0.0
         seed = int(rng.integers(2**31))
         if self.color > 0 and image.shape[2] == 3:

@@ -77,7 +77,9 @@ def test_words_in_the_names_of_masks_are_understood(tmp_path, mask):
     assert found(tmp_path) == {"train": [("images/a.jpg", f"masks/{mask}")]}
 
 
-@pytest.mark.parametrize(("image", "mask"), [("x.png", "x_mask.png"), ("x.JPG", "x_seg.png"), ("x_image.png", "x_mask.png")])
+@pytest.mark.parametrize(
+    ("image", "mask"), [("x.png", "x_mask.png"), ("x.JPG", "x_seg.png"), ("x_image.png", "x_mask.png")]
+)
 def test_suffixes_in_one_folder(tmp_path, image, mask):
     touch(tmp_path, image, mask)
 
@@ -115,7 +117,9 @@ def test_description_names_colors_and_ignored_values(tmp_path):
 
 
 def test_ultralytics_paths_are_followed(tmp_path):
-    touch(tmp_path, "pictures/images/one/a.png", "pictures/seg_masks/one/a.png", "images/two/b.png", "seg_masks/two/b.png")
+    touch(
+        tmp_path, "pictures/images/one/a.png", "pictures/seg_masks/one/a.png", "images/two/b.png", "seg_masks/two/b.png"
+    )
     (tmp_path / "data.yaml").write_text(
         "path: somewhere/else\ntrain: pictures/images/one\nval: images/two\nmasks_dir: seg_masks\nnames: [a, b]"
     )

@@ -1,12 +1,19 @@
 import pytest
 import torch
 
-from segwright.layers.resize import check_sides, resize
+from segwright.layers.resize import check_sides, resize, resize_logits
 
 
 def test_pixels_are_areas():
     row = torch.tensor([0.0, 4.0]).reshape(1, 1, 1, 2)
     assert resize(row, (1, 4)).flatten().tolist() == [0, 1, 3, 4]
+
+
+def test_logits_are_resized_in_single_precision_and_class_by_class():
+    logits = torch.randn(2, 5, 3, 4).bfloat16().to(memory_format=torch.channels_last)
+    resized = resize_logits(logits, (6, 8))
+    assert resized.is_contiguous()
+    assert torch.equal(resized, resize(logits.float().contiguous(), (6, 8)))
 
 
 def test_multiples_pass():

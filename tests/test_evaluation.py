@@ -1,0 +1,64 @@
+"""Tests of evaluating a segmenter."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segwright.data.inspection import inspect
+from segwright.evaluation import Evaluation, evaluate
+from segwright.inference.segmenter import Segmenter
+from segwright.prediction import predict
+from segwright.types import Classes
+
+
+@pytest.fixture
+def evaluation(tiny_segmenter: Segmenter, rectangles: Path) -> Evaluation:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    return evaluate(tiny_segmenter, dataset, "val")
+
+
+def test_scores_count_every_pixel_once(evaluation: Evaluation) -> None:
+    assert evaluation.confusions.shape == (3, 2, 2)
+    assert evaluation.confusion.sum() == 3 * 64 * 64
+
+
+def test_scores_are_those_of_the_predicted_masks(
+    evaluation: Evaluation, tiny_segmenter: Segmenter, rectangles: Path
+) -> None:
+    dataset = inspect(rectangles).dataset
+    hits = union = 0
+    for pair in dataset.splits["val"]:
+        sample = dataset.read(pair)
+        predicted = predict(tiny_segmenter, sample.image).mask
+        hits += np.sum((predicted == 1) & (sample.mask == 1))
+        union += np.sum((predicted == 1) | (sample.mask == 1))
+    assert evaluation.iou[1] == pytest.approx(hits / union)
+
+
+def test_the_protocol_comes_with_the_scores(evaluation: Evaluation) -> None:
+    scores = evaluation.scores()
+    assert "void" in scores["protocol"]
+    low, high = scores["miou_interval"]
+    assert low <= scores["miou"] <= high
+
+
+def test_counts_read_back_as_written(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.save(tmp_path / "e.npz")
+    again = Evaluation.load(tmp_path / "e.npz")
+    assert again.names == evaluation.names
+    assert again.classes == evaluation.classes
+    np.testing.assert_array_equal(again.confusions, evaluation.confusions)
+
+
+def test_a_missing_split_is_one_sentence(tiny_segmenter: Segmenter, rectangles: Path) -> None:
+    dataset = replace(inspect(rectangles).dataset, classes=tiny_segmenter.classes)
+    with pytest.raises(ValueError, match="no images with masks in the split 'test'; splits with images are: train, val"):
+        evaluate(tiny_segmenter, dataset, "test")
+
+
+def test_other_classes_are_refused(tiny_segmenter: Segmenter, rectangles: Path) -> None:
+    dataset = replace(inspect(rectangles).dataset, classes=Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))))
+    with pytest.raises(ValueError, match="has the classes a, b, but the segmenter knows background, thing"):
+        evaluate(tiny_segmenter, dataset, "val")
