@@ -76,7 +76,9 @@ class Evaluation:
         for name, statistic in overall.items():
             result[name] = float(statistic(self.confusion))
             if intervals:
-                result[f"{name}_interval"] = [_plain(float(end)) for end in bootstrap_interval(self.confusions, statistic)]
+                result[f"{name}_interval"] = [
+                    _plain(float(end)) for end in bootstrap_interval(self.confusions, statistic)
+                ]
         result["classes"] = {
             name: {"iou": _plain(iou), "dice": _plain(overlap)}
             for name, iou, overlap in zip(self.classes.names, self.iou, self.dice, strict=True)

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from segwright import parts
 from segwright.data.batches import Batches
@@ -82,8 +83,18 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = T
     write_start(folder, recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
     _say_start(recipe, inspection, folder, console)
     work = partial(_work, recipe=recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
-    run: Run = work(fabric) if recipe.train.devices == 1 else fabric.launch(work)
-    return run
+    is_finished, best_miou = work(fabric) if recipe.train.devices == 1 else _launch(fabric, work)
+    return Run(folder, is_finished, best_miou)
+
+
+def _launch(fabric: Fabric, work: Callable[[Fabric], tuple[bool, float]]) -> tuple[bool, float]:
+    """Run `work` in as many processes as the recipe asks for; the first one's result."""
+    try:
+        result: tuple[bool, float] = fabric.launch(work)
+    except ProcessRaisedException as error:
+        # Its text is the traceback of the process; the last line says what was wrong.
+        raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+    return result
 
 
 def _make_fabric(recipe: Recipe) -> Fabric:
@@ -128,8 +139,10 @@ def _say_start(recipe: Recipe, inspection: Inspection, folder: Path, console: Co
         console.print(line, highlight=False, markup=False)
 
 
-def _work(fabric: Fabric, recipe: Recipe, inspection: Inspection, folder: Path, started: float, quiet: bool) -> Run:
-    """What each process of a run does."""
+def _work(
+    fabric: Fabric, recipe: Recipe, inspection: Inspection, folder: Path, started: float, quiet: bool
+) -> tuple[bool, float]:
+    """What each process of a run does: whether the run finished, and its best score."""
     console = Console(quiet=quiet or not fabric.is_global_zero)
     torch.manual_seed(recipe.train.seed)
     segmenter = _make_segmenter(recipe, inspection)
@@ -144,7 +157,7 @@ def _work(fabric: Fabric, recipe: Recipe, inspection: Inspection, folder: Path, 
         fit(training, _loop_settings(recipe), _Keeper(training, inspection, folder, recipe), _Record(log, view))
     if log:
         log.close()
-    return Run(folder, not training.stopping, training.state.best_miou)
+    return not training.stopping, training.state.best_miou
 
 
 def _make_segmenter(recipe: Recipe, inspection: Inspection) -> Segmenter:

@@ -54,7 +54,9 @@ def test_counts_read_back_as_written(evaluation: Evaluation, tmp_path: Path) -> 
 
 def test_a_missing_split_is_one_sentence(tiny_segmenter: Segmenter, rectangles: Path) -> None:
     dataset = replace(inspect(rectangles).dataset, classes=tiny_segmenter.classes)
-    with pytest.raises(ValueError, match="no images with masks in the split 'test'; splits with images are: train, val"):
+    with pytest.raises(
+        ValueError, match="no images with masks in the split 'test'; splits with images are: train, val"
+    ):
         evaluate(tiny_segmenter, dataset, "test")
 
 

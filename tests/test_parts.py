@@ -48,7 +48,9 @@ def test_a_recipe_cannot_say_what_the_data_says() -> None:
 
 
 def test_outside_code_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "our_network.py").write_text("def build(in_channels: int, num_classes: int, depth: int = 3):\n    return depth\n")
+    (tmp_path / "our_network.py").write_text(
+        "def build(in_channels: int, num_classes: int, depth: int = 3):\n    return depth\n"
+    )
     (tmp_path / "package.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "mine", type(sys)("mine"))

@@ -1,5 +1,6 @@
 """Tests of predicting images of any size."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -65,13 +66,15 @@ def test_probabilities_are_those_of_the_network_and_sum_to_one(whole_pixels: int
 
 
 @given(st.integers(1, 400), st.integers(1, 20), st.integers(0, 12), st.sampled_from([1, 8, 32]))
-def test_tiles_cover_everything_and_overlap_enough(cells: int, tile_cells: int, overlap_cells: int, stride: int) -> None:
+def test_tiles_cover_everything_and_overlap_enough(
+    cells: int, tile_cells: int, overlap_cells: int, stride: int
+) -> None:
     length, tile, overlap = cells * stride, tile_cells * stride, min(overlap_cells, tile_cells - 1) * stride
     starts, size = tile_starts(length, tile, overlap, stride)
     assert starts[0] == 0
     assert starts[-1] + size == length
     assert all(start % stride == 0 for start in starts)
-    for left, right in zip(starts, starts[1:], strict=False):
+    for left, right in itertools.pairwise(starts):
         assert left < right <= left + size - min(overlap, size - stride)
 
 

@@ -1,0 +1,184 @@
+"""Tests of whole runs: limits, resuming, signals, processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from samples import TINY
+
+from segwright.recipe import Recipe, load_recipe
+from segwright.run import train
+from segwright.training.logs import read_rows
+from segwright.training.loop import DivergedError
+
+SMALL = ["train.batch_size=4", "transform.crop=[64,64]", "train.validations=2", "train.precision=fp32", "train.log_s=0"]
+
+
+def recipe(data: Path, *overrides: str) -> Recipe:
+    network = [f"network.{key}={value}" for key, value in TINY.items()]
+    return load_recipe(None, [*network, *SMALL, *overrides], data=str(data))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoint.pt", weights_only=True)["network"]
+    return state
+
+
+def test_a_run_leaves_everything_in_its_folder(rectangles: Path, tmp_path: Path) -> None:
+    run = train(recipe(rectangles, "train.steps=4"), tmp_path / "run")
+    assert run.is_finished
+    names = {path.name for path in run.folder.iterdir()}
+    assert names >= {
+        "recipe.yaml", "data.json", "environment.json", "log.csv", "validation.csv", "tensorboard", "checkpoint.pt",
+        "segmenter", "evaluation-val.npz",
+    }  # fmt: skip
+    assert [row["step"] for row in read_rows(run.folder / "log.csv")] == [1, 2, 3, 4]
+    assert [row["progress"] for row in read_rows(run.folder / "validation.csv")] == [0.5, 1.0]
+    resolved = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+    assert resolved["transform"]["flip_horizontal"] is not None
+    assert json.loads((run.folder / "data.json").read_text())["statistics"]["fingerprint"]
+
+
+def test_a_network_learns_bright_rectangles(rectangles: Path, tmp_path: Path) -> None:
+    easy = ["transform.scale=[1,1]", "transform.rotation_degrees=0", "train.average=false"]
+    run = train(recipe(rectangles, "train.steps=80", "optimizer.lr=0.01", *easy), tmp_path / "run")
+    print(
+        [row["miou"] for row in read_rows(run.folder / "validation.csv")],
+        [row["loss"] for row in read_rows(run.folder / "log.csv")][::10],
+    )
+    assert run.best_miou > 0.7
+
+
+def test_minutes_end_a_run_in_time(rectangles: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    run = train(recipe(rectangles, "train.minutes=0.3"), tmp_path / "run")
+    assert run.is_finished
+    # Eight of the 18 seconds are kept for the report, which this does not write.
+    assert 5 < time.monotonic() - started < 18
+    assert read_rows(run.folder / "validation.csv")[-1]["progress"] == 1.0
+
+
+def test_epochs_are_passes_over_the_training_images(rectangles: Path, tmp_path: Path) -> None:
+    run = train(recipe(rectangles, "train.epochs=2", "train.batch_size=3"), tmp_path / "run")
+    assert read_rows(run.folder / "log.csv")[-1]["step"] == 4
+
+
+def test_a_resumed_run_ends_with_the_same_bits(rectangles: Path, tmp_path: Path) -> None:
+    straight = recipe(rectangles, "train.steps=8", "train.deterministic=true", "train.checkpoint_s=0")
+    train(straight, tmp_path / "straight")
+    # The interrupted run stops after the step in which the signal comes, as Ctrl-C would make it.
+    log = tmp_path / "cut" / "log.csv"
+
+    def interrupt() -> None:
+        while len(read_rows(log)) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    cut = train(straight, tmp_path / "cut")
+    thread.join()
+    assert not cut.is_finished
+    resumed = train(load_recipe(tmp_path / "cut" / "recipe.yaml"), tmp_path / "cut", resume=True)
+    torch.use_deterministic_algorithms(False)
+    assert resumed.is_finished
+    expected, got = weights(tmp_path / "straight"), weights(tmp_path / "cut")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    model = Path("segmenter") / "model.safetensors"
+    assert (tmp_path / "straight" / model).read_bytes() == (tmp_path / "cut" / model).read_bytes()
+    assert [row["step"] for row in read_rows(log)] == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bits(rectangles: Path, tmp_path: Path) -> None:
+    straight = recipe(rectangles, "train.steps=30", "train.deterministic=true", "train.checkpoint_s=0")
+    train(straight, tmp_path / "straight")
+    torch.use_deterministic_algorithms(False)
+    (tmp_path / "recipe.yaml").write_text(straight.to_yaml())
+    command = [sys.executable, "-m", "segwright.cli", "train"]
+    cut = tmp_path / "cut"
+    process = subprocess.Popen([*command, str(tmp_path / "recipe.yaml"), "--out", str(cut)], stdout=subprocess.DEVNULL)
+    while len(read_rows(cut / "log.csv")) < 6 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert read_rows(cut / "log.csv")[-1]["step"] < 30
+    again = subprocess.run([*command, "--resume", str(cut)], check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    expected, got = weights(tmp_path / "straight"), weights(cut)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_patience_ends_a_run_early(rectangles: Path, tmp_path: Path) -> None:
+    hopeless = ["optimizer=sgd", "optimizer.lr=1e-12", "train.steps=40", "train.validations=20", "train.patience=2"]
+    run = train(recipe(rectangles, *hopeless, "train.average=false"), tmp_path / "run")
+    assert run.is_finished
+    assert read_rows(run.folder / "log.csv")[-1]["step"] < 40
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_weights(rectangles: Path, tmp_path: Path) -> None:
+    wild = recipe(rectangles, "optimizer=sgd", "optimizer.lr=1e30", "train.clip_norm=0", "train.steps=50")
+    with pytest.raises(DivergedError, match=r"optimizer\.lr") as caught:
+        train(wild, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(rectangles: Path, tmp_path: Path) -> None:
+    train(recipe(rectangles, "train.steps=1", "train.validations=1"), tmp_path / "run")
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(recipe(rectangles, "train.steps=1"), tmp_path / "run")
+
+
+def test_changed_data_cannot_be_resumed(rectangles: Path, tmp_path: Path) -> None:
+    train(recipe(rectangles, "train.steps=1", "train.validations=1"), tmp_path / "run")
+    for kind in ("images", "masks"):
+        (rectangles / kind / "train" / "00.png").unlink()
+    with pytest.raises(ValueError, match="changed since the run began"):
+        train(load_recipe(tmp_path / "run" / "recipe.yaml"), tmp_path / "run", resume=True)
+
+
+def test_accumulated_batches_take_one_step(rectangles: Path, tmp_path: Path) -> None:
+    run = train(recipe(rectangles, "train.epochs=4", "train.batch_size=3", "train.accumulate=2"), tmp_path / "run")
+    assert read_rows(run.folder / "log.csv")[-1]["step"] == 4
+
+
+def test_data_without_validation_images_still_makes_a_segmenter(rectangles: Path, tmp_path: Path) -> None:
+    for number in range(1, 9):
+        split = "train" if number < 6 else "val"
+        for kind in ("images", "masks"):
+            (rectangles / kind / split / f"{number:02d}.png").unlink()
+    run = train(recipe(rectangles, "train.steps=2", "train.batch_size=2"), tmp_path / "run")
+    assert (run.folder / "segmenter" / "model.safetensors").is_file()
+    assert run.best_miou == -1
+
+
+def test_a_gpu_that_is_absent_is_one_sentence(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="sees no GPU"):
+        train(recipe(rectangles, "train.device=cuda", "train.steps=1"), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(rectangles: Path, tmp_path: Path) -> None:
+    """Every loss of two processes with half the batch each equals that of one process with all of it."""
+    # Adam's first steps are the signs of the gradients, which rounding turns where a gradient is near 0.
+    one = recipe(rectangles, "train.steps=6", "train.batch_size=4", "optimizer=sgd", "optimizer.lr=0.01")
+    (tmp_path / "recipe.yaml").write_text(one.to_yaml())
+    train(one, tmp_path / "one")
+    command = [sys.executable, "-m", "segwright.cli", "train", str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(
+        [*command, "--devices", "2", "--out", str(tmp_path / "two")], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [[row["loss"] for row in read_rows(tmp_path / name / "log.csv")] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
