@@ -67,7 +67,7 @@ class Recipe(_Section):
     @model_validator(mode="before")
     @classmethod
     def _names_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A name alone is a part with its defaults, arguments alone are those of the default part, `a+b` are two losses."""
+        """A name alone is a part with its defaults; arguments alone are of the default part; `a+b` are two losses."""
         values = dict(values)
         for key in _NAMED:
             if isinstance(values.get(key), str):

@@ -1,9 +1,10 @@
 """Sums over the processes of a distributed run."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 
 def num_processes() -> int:
@@ -19,12 +20,23 @@ def sum_over_processes(value: Tensor) -> Tensor:
     """
     if num_processes() == 1:
         return value
-    # The collective sums; autograd's backward sums the gradients too, which DDP's averaging then divides again.
-    result: Tensor = all_reduce(value.contiguous()) if value.requires_grad else _plain_sum(value)  # type: ignore[no-untyped-call]
-    return result
+    total: Tensor = _Sum.apply(value)
+    return total
 
 
-def _plain_sum(value: Tensor) -> Tensor:
+class _Sum(torch.autograd.Function):
+    """The sum over processes; each process's gradient is the sum of all, which DDP's averaging divides again."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401 - torch's context has no type
+        return _all_reduce(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 - torch's context has no type
+        return _all_reduce(gradients[0])
+
+
+def _all_reduce(value: Tensor) -> Tensor:
     total = value.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
