@@ -216,9 +216,10 @@ def _fail(error: Exception, code: int) -> None:
     if os.environ.get("SEGWRIGHT_TRACEBACK"):
         raise error
     sentence = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno is not None:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or "unknown").lower()
         sentence = (
-            f"{error.filename or 'the disk'} could not be written because the disk is full; free space and try again"
+            f"{error.filename or 'a file'} could not be written or read: {reason}; make room or choose another place"
         )
     typer.echo(f"Error: {sentence}", err=True)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """Scores of a segmenter on a data set, with the protocol that they follow."""
 
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from segwright.data.folder import Dataset, Pair
+from segwright.files import write_whole
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image
 from segwright.metrics.bootstrap import bootstrap_interval
@@ -88,8 +90,9 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the counts of every image as an .npz file, from which all scores can be computed again."""
+        buffer = io.BytesIO()
         np.savez_compressed(
-            path,
+            buffer,
             split=self.split,
             names=np.array(self.names),
             confusions=self.confusions,
@@ -97,6 +100,7 @@ class Evaluation:
             colors=np.array(self.classes.colors),
             seconds_per_image=self.seconds_per_image,
         )
+        write_whole(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":

@@ -14,6 +14,7 @@ import numpy as np
 import tifffile
 
 from segwright.data.images import IMAGE_SUFFIXES, read_image
+from segwright.files import write_whole
 from segwright.inference.overlay import overlay
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import Prediction, predict_image
@@ -113,7 +114,7 @@ def predict_files(
     images = list(images)
     out.mkdir(parents=True, exist_ok=True)
     names = {"names": segmenter.classes.names, "colors": segmenter.classes.colors}
-    _write_whole(out / "classes.json", json.dumps(names, indent=1).encode())
+    write_whole(out / "classes.json", json.dumps(names, indent=1).encode())
     written = Written()
     for image, stem in zip(images, _output_stems(images), strict=True):
         try:
@@ -149,16 +150,16 @@ def _write(
         assert prediction.probabilities is not None
         buffer = io.BytesIO()
         np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-        return _write_whole(path.with_name(path.name + ".npz"), buffer.getvalue())
+        return write_whole(path.with_name(path.name + ".npz"), buffer.getvalue())
     if output == "overlay":
         colored = overlay(pixels, prediction.mask, segmenter.classes)
-        return _write_whole(path.with_name(path.name + "_overlay.png"), _png(colored[..., ::-1]))
+        return write_whole(path.with_name(path.name + "_overlay.png"), _png(colored[..., ::-1]))
     tags = _georeference(image)
     if tags:
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, prediction.mask, compression="zlib", extratags=tags, metadata=None)
-        return _write_whole(path.with_name(path.name + ".tif"), buffer.getvalue())
-    return _write_whole(path.with_name(path.name + ".png"), _png(prediction.mask))
+        return write_whole(path.with_name(path.name + ".tif"), buffer.getvalue())
+    return write_whole(path.with_name(path.name + ".png"), _png(prediction.mask))
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -178,13 +179,3 @@ def _georeference(image: Path) -> list[tuple[int, int, int, object, bool]]:
             for code in _GEOREFERENCE_TAGS
             if code in tags
         ]
-
-
-def _write_whole(path: Path, content: bytes) -> Path:
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path

@@ -55,7 +55,7 @@ class Run:
     best_miou: float
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = True) -> Run:
+def train(recipe: Recipe, folder: Path | str, *, resume: bool = False, quiet: bool = True) -> Run:
     """Train a recipe in a run folder.
 
     The folder then holds `recipe.yaml` (resolved), `data.json` (what the data is), `environment.json`, `log.csv` and
@@ -71,7 +71,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, quiet: bool = T
         ValueError: If the data cannot be trained on, the recipe asks for hardware that is absent, or the folder
             already holds a run that is not to be resumed.
     """
-    started = time.monotonic()
+    started, folder = time.monotonic(), Path(folder)
     console = Console(quiet=quiet)
     fabric = _make_fabric(recipe)
     with console.status("Reading the data"):

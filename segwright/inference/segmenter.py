@@ -1,7 +1,6 @@
 """The one artefact: a network with all that is needed to use it, as a folder without pickle."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from segwright import parts
 from segwright.data.encoding import MaskEncoding
+from segwright.files import write_whole
 from segwright.layers.normalization import Normalization
 from segwright.types import Classes
 
@@ -120,7 +120,7 @@ class Segmenter(nn.Module):
         logits: Tensor = self.network(self.normalization(image))
         return logits
 
-    def forward_all(self, image: Shaped[Tensor, "B C H W"]) -> list[Float[Tensor, "B K H W"]]:
+    def forward_all(self, image: Shaped[Tensor, "B C H W"]) -> list[Float[Tensor, "B K _ _"]]:
         """The main logits and those of auxiliary outputs, if the network has any."""
         normalized = self.normalization(image)
         if hasattr(self.network, "forward_all"):
@@ -132,8 +132,8 @@ class Segmenter(nn.Module):
         """Write the folder; each file is replaced whole."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        _replace(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-        _replace(folder / DESCRIPTION, json.dumps(self.description.to_dict(), indent=1).encode())
+        write_whole(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+        write_whole(folder / DESCRIPTION, json.dumps(self.description.to_dict(), indent=1).encode())
 
     @classmethod
     def load(cls, folder: Path) -> "Segmenter":
@@ -179,15 +179,3 @@ def build_network(description: Description, *, weights: str = "none") -> nn.Modu
         num_classes=len(description.classes),
     )
     return network
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """Full supervision: every pixel of every image has a class or is void."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 
 class Supervised(nn.Module):
-    """Losses of a network's logits against the masks.
+    """Losses of a network's logits against the masks; auxiliary outputs may be smaller than the image.
 
     Args:
         network: Maps images to a list of logits by `forward_all`, the main ones first.
@@ -31,9 +32,18 @@ class Supervised(nn.Module):
         terms = {name: loss(main, mask) for name, loss in self.losses.items()}
         total = sum((self.weights[name] * term for name, term in terms.items()), start=main.new_zeros(()).float())
         for logits in auxiliary:
+            smaller = shrink_mask(mask, logits.shape[2:])
             for name, loss in self.losses.items():
-                total = total + self.auxiliary_weight * self.weights[name] * loss(logits, mask)
+                total = total + self.auxiliary_weight * self.weights[name] * loss(logits, smaller)
         return terms | {"loss": total}
+
+
+def shrink_mask(mask: Int[Tensor, "B *S"], size: Sequence[int]) -> Int[Tensor, "B *s"]:
+    """The mask at a smaller size: each pixel takes the class at its center, as an auxiliary output needs it."""
+    for axis, length in enumerate(size, start=1):
+        centers = (torch.arange(length, device=mask.device) + 0.5) * (mask.shape[axis] / length)
+        mask = mask.index_select(axis, centers.long())
+    return mask
 
 
 build = Supervised

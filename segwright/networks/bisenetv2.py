@@ -7,7 +7,8 @@ IJCV 2021, https://arxiv.org/abs/2004.02147; the network is figure 3, its table 
 - batch normalization and ReLU follow the last convolution of the context embedding block, and ReLU follows the
   normalization of the depthwise convolutions of the gather-and-expansion layers;
 - the maps of the semantic branch are enlarged by nearest neighbor inside the aggregation layer;
-- the booster heads have a second 3 x 3 convolution at twice the resolution, with 16 to 1024 channels.
+- the booster heads have a second 3 x 3 convolution at twice the resolution, with 16 to 1024 channels;
+- their logits stay at the sizes of their stages and the mask is shrunk to them, which shortens a training step.
 """
 
 from typing import Any, ClassVar
@@ -189,11 +190,11 @@ class BiSeNetV2(nn.Module):
         fused, _ = self._features(image)
         return resize_logits(self.head(fused), image.shape[-2:])  # B K H W
 
-    def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K H W"]]:
-        """Logits of the head and of the four boosters, fine to coarse, all at the image's size."""
+    def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K _ _"]]:
+        """Logits of the head at the image's size, and of the four boosters at their own, fine to coarse."""
         fused, stages = self._features(image)
-        logits = [self.head(fused), *(booster(x) for booster, x in zip(self.boosters, stages, strict=False))]
-        return [resize_logits(x, image.shape[-2:]) for x in logits]  # B K H W each
+        main = resize_logits(self.head(fused), image.shape[-2:])  # B K H W
+        return [main, *(booster(x) for booster, x in zip(self.boosters, stages, strict=False))]
 
     def _features(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         check_sides(image, self.stride, "BiSeNetV2")

@@ -7,6 +7,8 @@ widths table 1.
 **Differs from the paper**:
 - DDRNet-39, which splits layer 3 in two, is not built;
 - a side has to be a multiple of 32 only: the map at 1/64 rounds up;
+- the auxiliary logits stay at 1/8 and the mask is shrunk to them, where the authors enlarge the logits: a training
+  step is a fifth shorter;
 - the convolutions of the stem have no bias, which the normalization would cancel (64 parameters fewer in slim).
 """
 
@@ -155,13 +157,13 @@ class DDRNet(nn.Module):
         fused, _ = self._features(image)
         return resize_logits(self.head(fused), image.shape[-2:])  # B K H W
 
-    def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K H W"]]:
-        """Logits of the head and of the auxiliary head, both at the image's size."""
+    def forward_all(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B K _ _"]]:
+        """Logits of the head at the image's size, and of the auxiliary head at an eighth of it."""
         fused, high = self._features(image)
-        logits = [self.head(fused)]
+        logits = [resize_logits(self.head(fused), image.shape[-2:])]  # B K H W
         if self.auxiliary_head is not None:
-            logits.append(self.auxiliary_head(high))
-        return [resize_logits(x, image.shape[-2:]) for x in logits]  # B K H W each
+            logits.append(self.auxiliary_head(high))  # B K H/8 W/8
+        return logits
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         check_sides(image, self.stride, "DDRNet")

@@ -1,10 +1,12 @@
 """Checkpoints that a kill at any moment leaves whole."""
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from segwright.files import write_whole
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -13,17 +15,10 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: If it cannot be written, for example on a full disk; the old checkpoint stays.
     """
-    unfinished = path.with_suffix(".part")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except RuntimeError as error:  # torch's zip writer hides the file system's error
-        raise OSError(f"{path} could not be written ({error}); free space and go on with --resume") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # Serialized in memory first: torch's writer turns a full disk into an error of its own that names no cause.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segwright.training import checkpoint
+from segwright import files
 from segwright.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -21,11 +21,10 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: p
     path = tmp_path / "c.pt"
     save_checkpoint({"step": 1}, path)
 
-    def full(state: object, file: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint({"step": 2}, path)
     assert load_checkpoint(path)["step"] == 1
