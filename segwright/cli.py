@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)]
 Precision = Annotated[Literal["auto", "bf16", "fp32"], typer.Option(help="auto: bf16 where the hardware has it.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run or of a segmenter.", show_default=False)]
 
 
@@ -66,11 +68,10 @@ def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
 ) -> None:
     """Train a segmenter, score it and write its report."""
+    started = time.monotonic()
     from rich.console import Console
 
     from segwright.recipe import load_recipe
-    from segwright.report.run import write_run_report
-    from segwright.run import train as train_recipe
     from segwright.run_folder import RECIPE, next_folder
 
     given = {"minutes": minutes, "epochs": epochs, "steps": steps, "device": device, "devices": devices, "seed": seed}
@@ -78,8 +79,9 @@ def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
     if resume is not None:
         if not (resume / RECIPE).is_file():
             raise ValueError(f"{resume} is not a run ({RECIPE} is missing); give the folder that train printed")
-        if changes:
-            raise ValueError(f"--resume goes on with the recipe in {resume}; leave out {changes[0]}")
+        extra = [str(value) for value in (source, out) if value is not None] + changes
+        if extra:
+            raise ValueError(f"--resume goes on with the recipe in {resume}; leave out {extra[0]}")
         recipe, folder = load_recipe(resume / RECIPE), resume
     elif source is None:
         raise ValueError("train needs a folder with images and masks, or a recipe, or --resume RUN")
@@ -88,16 +90,21 @@ def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
         recipe = load_recipe(source, changes) if is_recipe else load_recipe(None, changes, data=str(source))
         name = f"{Path(recipe.data).resolve().name}-{recipe.network['name'].rpartition('.')[2]}"
         folder = out or next_folder(Path("runs"), name)
-    run = train_recipe(recipe, folder, resume=resume is not None, quiet=False)
-    console = Console()
+    # These load Fabric, seconds that a wrong recipe need not wait for.
+    from segwright.report.run import write_run_report
+    from segwright.run import train as train_recipe
+
+    run = train_recipe(recipe, folder, resume=resume is not None, quiet=False, started=started)
     if not run.is_finished:
-        console.print(f"Stopped; go on with: segwright train --resume {folder}", highlight=False)
+        typer.echo(f"Stopped; go on with: segwright train --resume {folder}")
         raise typer.Exit(130)
-    with console.status("Writing the report"):
-        report = write_run_report(folder)
+    with Console().status("Writing the report"):
+        page = write_run_report(folder)
     if run.best_miou >= 0:
-        console.print(f"Best val mIoU [bold]{100 * run.best_miou:.1f}[/bold]", highlight=False)
-    console.print(f"Segmenter  {folder / 'segmenter'}\nReport     {report}", highlight=False)
+        typer.echo(f"Best val mIoU {100 * run.best_miou:.1f}")
+    typer.echo(f"Segmenter  {folder / 'segmenter'}")
+    if page is not None:
+        typer.echo(f"Report     {page}")
 
 
 @app.command()
@@ -106,6 +113,7 @@ def evaluate(
     data: Data,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Part of the data set.")] = "val",
     precision: Precision = "auto",
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a segmenter on a data set; the protocol is printed with the scores."""
@@ -116,7 +124,7 @@ def evaluate(
     from segwright.prediction import load
     from segwright.report.terminal import render_scores
 
-    segmenter, status = load(run), Console(stderr=True)
+    segmenter, status = load(run, device), Console(stderr=True)
     with status.status("Reading the data"):
         inspection = inspect_data(data, segmenter.description.encoding, segmenter.classes)
     inspection.refuse_errors()
@@ -145,6 +153,7 @@ def predict(
         typer.Option(help="Masks of class indices (PNG), overlays (PNG) or probabilities (.npz)."),
     ] = "mask",
     precision: Precision = "auto",
+    device: Device = "auto",
 ) -> None:
     """Segment new images of any size."""
     from rich.console import Console
@@ -152,7 +161,7 @@ def predict(
     from segwright.prediction import find_images, load, predict_files
 
     images = find_images(source)
-    segmenter = load(run)
+    segmenter = load(run, device)
     with _bar() as bar:
         task = bar.add_task("Predicting", total=len(images))
         written = predict_files(

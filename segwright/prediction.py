@@ -4,6 +4,7 @@ import glob
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +14,17 @@ import cv2
 import numpy as np
 import tifffile
 
+from segwright.data.formats import is_tiff
 from segwright.data.images import IMAGE_SUFFIXES, read_image
 from segwright.files import write_whole
 from segwright.inference.overlay import overlay
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import Prediction, predict_image
+from segwright.layers.hardware import choose_device
 from segwright.types import Image
 
 Output = Literal["mask", "overlay", "probabilities"]
+Tag = tuple[int, int, int, object, bool]
 
 _GEOREFERENCE_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 """GeoTIFF: pixel scale, tie points, transformation, keys and their values. Source: OGC 19-008r4, section 7."""
@@ -39,13 +43,18 @@ class Written:
     failed: dict[Path, str] = field(default_factory=dict)
 
 
-def load(folder: Path | str) -> Segmenter:
+def load(folder: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto") -> Segmenter:
     """Read a segmenter from its folder or from the folder of a run, without the training data.
 
+    Args:
+        folder: Where it is.
+        device: Where it computes; "auto" takes a GPU if there is one.
+
     Raises:
-        ValueError: If the folder holds no segmenter, or a damaged one.
+        ValueError: If the folder holds no segmenter, or a damaged one, or the GPU that is asked for is absent.
     """
-    return Segmenter.load(Path(folder))
+    segmenter = Segmenter.load(Path(folder))
+    return segmenter.to(choose_device(device))
 
 
 def predict(
@@ -120,10 +129,11 @@ def predict_files(
         try:
             pixels = read_image(image)
             prediction = predict_image(segmenter, pixels, probabilities=output == "probabilities", precision=precision)
+            tags = _georeference(image) if output == "mask" else []
         except ValueError as error:
             written.failed[image] = str(error)
         else:
-            written.done.append(_write(out / stem, image, pixels, prediction, segmenter, output))
+            written.done.append(_write(out / stem, pixels, prediction, segmenter, output, tags))
         if progress:
             progress(image)
     return written
@@ -134,7 +144,7 @@ def _output_stems(images: list[Path]) -> list[Path]:
     parents = [str(image.parent.absolute()) for image in images]
     root = Path(os.path.commonpath(parents)) if parents else Path()
     stems = [image.absolute().relative_to(root).with_suffix("") for image in images]
-    shared = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+    shared = {stem for stem, count in Counter(stems).items() if count > 1}
     return [
         stem.with_name(image.name.replace(".", "_")) if stem in shared else stem
         for image, stem in zip(images, stems, strict=True)
@@ -142,7 +152,7 @@ def _output_stems(images: list[Path]) -> list[Path]:
 
 
 def _write(
-    path: Path, image: Path, pixels: Image, prediction: Prediction, segmenter: Segmenter, output: Output
+    path: Path, pixels: Image, prediction: Prediction, segmenter: Segmenter, output: Output, tags: list[Tag]
 ) -> Path:
     # Path.with_suffix would cut names such as scan.v2; the suffix is appended instead.
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +164,6 @@ def _write(
     if output == "overlay":
         colored = overlay(pixels, prediction.mask, segmenter.classes)
         return write_whole(path.with_name(path.name + "_overlay.png"), _png(colored[..., ::-1]))
-    tags = _georeference(image)
     if tags:
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, prediction.mask, compression="zlib", extratags=tags, metadata=None)
@@ -168,9 +177,9 @@ def _png(image: np.ndarray) -> bytes:
     return content.tobytes()
 
 
-def _georeference(image: Path) -> list[tuple[int, int, int, object, bool]]:
+def _georeference(image: Path) -> list[Tag]:
     """The GeoTIFF tags of a file as tifffile writes them: code, type, count, value, on the first page only."""
-    if image.suffix.lower() not in (".tif", ".tiff"):
+    if image.suffix.lower() not in (".tif", ".tiff") or not is_tiff(image.read_bytes()[:4]):
         return []
     with tifffile.TiffFile(image) as file:
         tags = file.pages.first.tags

@@ -1,5 +1,6 @@
 """A recipe: everything that decides a run, typed once and written into the run's folder."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from segwright import parts
 
+_LIMITS = ("train.steps", "train.epochs", "train.minutes")
 _NAMED = ("network", "method", "transform", "optimizer", "schedule")
 
 
@@ -88,10 +90,8 @@ class Recipe(_Section):
             getattr(self, kind).update({"name": name} | parts.check_arguments(kind, name, part))
         for name, arguments in self.loss.items():
             given = dict(arguments or {})
-            weight = given.pop("weight", 1.0)
-            if not isinstance(weight, int | float) or weight <= 0:
-                raise ValueError(f"recipe key 'loss.{name}.weight' is {weight!r}, but a number above 0 is needed")
-            self.loss[name] = {"weight": float(weight)} | parts.check_arguments("loss", name, given)
+            weight = _positive(given.pop("weight", 1.0), f"loss.{name}.weight")
+            self.loss[name] = {"weight": weight} | parts.check_arguments("loss", name, given)
         return self
 
     def with_values(self, values: dict[str, Any]) -> "Recipe":
@@ -104,6 +104,16 @@ class Recipe(_Section):
     def to_yaml(self) -> str:
         """The recipe as flat YAML, which `load_recipe` reads back."""
         return yaml.safe_dump(_plain(self.model_dump()), sort_keys=False, allow_unicode=True)
+
+
+def _positive(value: object, key: str) -> float:
+    try:
+        number = float(str(value))  # YAML takes 1e-1 for a word
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise ValueError(f"recipe key '{key}' is {value!r}, but a number above 0 is needed")
+    return number
 
 
 def make_recipe(settings: dict[str, Any]) -> Recipe:
@@ -134,7 +144,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **values: Any)
     settings: dict[str, Any] = {}
     if path is not None:
         try:
-            settings = yaml.safe_load(path.read_text()) or {}
+            settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"recipe {path} cannot be read ({reason}); give a YAML file") from None
@@ -146,10 +156,19 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **values: Any)
         if not equals or not key:
             raise ValueError(f"override '{override}' has no value; write it as key=value, such as optimizer.lr=0.01")
         try:
+            if key.strip() in _LIMITS and path is not None:
+                _drop_limits(settings)
+                path = None  # two limits among the overrides themselves are still a mistake
             _set(settings, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError:
             raise ValueError(f"override '{override}' has a value that is not YAML; quote it") from None
     return make_recipe(settings)
+
+
+def _drop_limits(settings: dict[str, Any]) -> None:
+    """Forget the limits that came from a file: a limit on the command line takes their place."""
+    if isinstance(settings.get("train"), dict):
+        settings["train"] = {key: value for key, value in settings["train"].items() if f"train.{key}" not in _LIMITS}
 
 
 def _set(settings: dict[str, Any], key: str, value: object) -> None:

@@ -1,6 +1,7 @@
 """Trains a recipe: builds the parts, calls the loop, keeps the best segmenter. The one place that wires everything."""
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from segwright import parts
 from segwright.data.batches import Batches
@@ -25,7 +26,7 @@ from segwright.data.inspection import Inspection, inspect
 from segwright.evaluation import evaluate
 from segwright.inference.segmenter import Description, Segmenter, build_network
 from segwright.layers.batch_norm import synchronize_batch_norm
-from segwright.layers.hardware import has_bf16
+from segwright.layers.hardware import choose_device, has_bf16
 from segwright.planning.plan import complete
 from segwright.recipe import Recipe
 from segwright.run_folder import CHECKPOINT, EVALUATION, SEGMENTER, write_start
@@ -55,7 +56,9 @@ class Run:
     best_miou: float
 
 
-def train(recipe: Recipe, folder: Path | str, *, resume: bool = False, quiet: bool = True) -> Run:
+def train(
+    recipe: Recipe, folder: Path | str, *, resume: bool = False, quiet: bool = True, started: float | None = None
+) -> Run:
     """Train a recipe in a run folder.
 
     The folder then holds `recipe.yaml` (resolved), `data.json` (what the data is), `environment.json`, `log.csv` and
@@ -66,12 +69,13 @@ def train(recipe: Recipe, folder: Path | str, *, resume: bool = False, quiet: bo
         folder: Folder of the run; made if it is missing.
         resume: Go on from the folder's checkpoint, or from the start if it has none yet.
         quiet: Draw nothing in the terminal.
+        started: `time.monotonic()` from which on minutes count; now by default.
 
     Raises:
         ValueError: If the data cannot be trained on, the recipe asks for hardware that is absent, or the folder
             already holds a run that is not to be resumed.
     """
-    started, folder = time.monotonic(), Path(folder)
+    started, folder = time.monotonic() if started is None else started, Path(folder)
     console = Console(quiet=quiet)
     fabric = _make_fabric(recipe)
     with console.status("Reading the data"):
@@ -89,23 +93,21 @@ def train(recipe: Recipe, folder: Path | str, *, resume: bool = False, quiet: bo
 
 def _launch(fabric: Fabric, work: Callable[[Fabric], tuple[bool, float]]) -> tuple[bool, float]:
     """Run `work` in as many processes as the recipe asks for; the first one's result."""
+    # Ctrl-C reaches every process; those that train finish their step, and this one has to wait for them.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         result: tuple[bool, float] = fabric.launch(work)
-    except ProcessRaisedException as error:
+    except ProcessException as error:
         # Its text is the traceback of the process; the last line says what was wrong.
         raise RuntimeError(str(error).strip().splitlines()[-1]) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
     return result
 
 
 def _make_fabric(recipe: Recipe) -> Fabric:
     section = recipe.train
-    has_gpu = torch.cuda.is_available()
-    if section.device == "cuda" and not has_gpu:
-        raise ValueError(
-            "train.device is cuda, but torch sees no GPU on this machine; use --device cpu, or install a GPU driver "
-            "and a CUDA build of torch"
-        )
-    kind = "cuda" if has_gpu and section.device != "cpu" else "cpu"
+    kind = choose_device(section.device).type
     if kind == "cuda" and section.devices > torch.cuda.device_count():
         raise ValueError(
             f"train.devices is {section.devices}, but this machine has {torch.cuda.device_count()} GPUs; give at most "
@@ -114,6 +116,8 @@ def _make_fabric(recipe: Recipe) -> Fabric:
     is_bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(torch.device(kind)))
     # Fabric announces the precision by itself, in words that say less than ours.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if section.deterministic and kind == "cuda":
+        raise ValueError("train.deterministic works on the CPU only; add --device cpu, or leave it out")
     if section.deterministic:
         torch.use_deterministic_algorithms(True)
     return Fabric(
@@ -206,7 +210,7 @@ def _make_training(
         method=method,
         optimizer=optimizer,
         schedule=parts.build("schedule", schedule_part.pop("name"), schedule_part),
-        budget=Budget(steps, None if section.minutes is None else 60 * section.minutes, started),
+        budget=Budget(steps, None if section.minutes is None else 60 * section.minutes, started, reserve_s=REPORT_S),
         checkpoint=folder / CHECKPOINT,
         average=average,
     )
@@ -272,6 +276,9 @@ class _Keeper:
             network.save(self._folder / SEGMENTER)
             return None
         evaluation = evaluate(network, self._dataset, "val", precision=self._precision)
+        if math.isnan(evaluation.miou):  # all masks are void: there is nothing to choose by
+            network.save(self._folder / SEGMENTER)
+            return None
         if evaluation.miou > self._training.state.best_miou:
             network.description = replace(network.description, scores=evaluation.scores())
             network.save(self._folder / SEGMENTER)
@@ -306,9 +313,9 @@ def _stop_on_signal(training: Training) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM lets the step finish and the checkpoint be written; the second one stops at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if training.stopping:
+        if training.is_signaled:
             raise KeyboardInterrupt
-        training.stopping = True
+        training.is_signaled = True
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows signal handlers in the main thread only

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from segwright.files import write_whole
+
 RECIPE, DATA, ENVIRONMENT = "recipe.yaml", "data.json", "environment.json"
 CHECKPOINT, SEGMENTER, EVALUATION, REPORT = "checkpoint.pt", "segmenter", "evaluation-val.npz", "report.html"
 
@@ -27,18 +29,19 @@ def write_start(folder: Path, recipe: str, data: dict[str, Any], *, is_resumed: 
     if (folder / RECIPE).is_file():
         if not is_resumed:
             raise ValueError(f"{folder} holds a run already; give another folder, or go on with --resume {folder}")
-        before = json.loads((folder / DATA).read_text())
-        if before["statistics"]["fingerprint"] != data["statistics"]["fingerprint"]:
+        before = json.loads((folder / DATA).read_text(encoding="utf-8"))
+        same = [before["classes"] == data["classes"], before["encoding"] == data["encoding"]]
+        if not all(same) or before["statistics"]["fingerprint"] != data["statistics"]["fingerprint"]:
             raise ValueError(
                 f"the data of {folder} changed since the run began, so it cannot be resumed; start a new run on the "
                 "data as it is now"
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DATA).write_text(json.dumps(data, indent=1))
-    (folder / ENVIRONMENT).write_text(json.dumps(describe_environment(), indent=1))
+    write_whole(folder / DATA, json.dumps(data, indent=1).encode())
+    write_whole(folder / ENVIRONMENT, json.dumps(describe_environment(), indent=1).encode())
     # The recipe comes last: it is what makes the folder a run.
-    (folder / RECIPE).write_text(recipe)
+    write_whole(folder / RECIPE, recipe.encode())
 
 
 def describe_environment() -> dict[str, Any]:

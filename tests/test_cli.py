@@ -90,6 +90,8 @@ def test_inspect_fails_on_errors(rectangles: Path) -> None:
         (["--device", "cuda"], ["sees no GPU", "--device cpu"]),
         (["--steps", "3", "--minutes", "1"], ["train.steps", "train.minutes"]),
         (["--device", "tpu"], ["train.device", "'cpu'"]),
+        (["train.batch_size=1"], ["train.batch_size is 1"]),
+        (["transform.crop=[100,100]"], ["multiples of 32", "[96,96]"]),
     ],
 )
 def test_a_wrong_recipe_is_one_sentence(
@@ -149,7 +151,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path: Path, tin
     write_pair(tmp_path, "new", "a", 0, size=(256, 256))
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))
 
     out = tmp_path / "out"
     source = tmp_path / "images" / "new"

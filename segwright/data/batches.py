@@ -1,10 +1,12 @@
 """Batches for training: a stream without end that can start anywhere, drawn by threads ahead of the loop."""
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -60,7 +62,8 @@ class Batches:
         self._next = start
         self._threads = threads
         self._cache: dict[int, Sample] = {}
-        self._cache_left = available_memory() // 4 if cache_bytes is None else cache_bytes
+        self._cache_left = available_memory() // (4 * world_size) if cache_bytes is None else cache_bytes
+        self._lock = threading.Lock()
         self._order: tuple[int, list[int]] = (-1, [])
         self.waited_s = 0.0
 
@@ -99,9 +102,10 @@ class Batches:
             return self._cache[index]
         sample = self._dataset.read(self._pairs[index])
         size = sample.image.nbytes + (sample.mask.nbytes if sample.mask is not None else 0)
-        if size <= self._cache_left:
-            self._cache_left -= size
-            self._cache[index] = sample
+        with self._lock:
+            if index not in self._cache and size <= self._cache_left:
+                self._cache_left -= size
+                self._cache[index] = sample
         return sample
 
 
@@ -115,8 +119,11 @@ def _collate(samples: list[Sample]) -> tuple[Shaped[Tensor, "B C H W"], Int[Tens
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free for use; 4 GiB where the system does not tell."""
+    """Bytes of memory that are free for use, within the limit of a container; 4 GiB where the system does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 4 * 2**30
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(free, int(text)) if text.isdigit() else free

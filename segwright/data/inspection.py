@@ -142,9 +142,13 @@ def _read_all(folder: Folder, progress: Callable[[int, int], None] | None) -> li
     pairs = [(split, pair) for split, group in folder.splits.items() for pair in group]
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         futures = [executor.submit(_read, split, pair) for split, pair in pairs]
-        for done, _ in enumerate(as_completed(futures), start=1):
-            if progress is not None:
-                progress(done, len(pairs))
+        try:
+            for done, _ in enumerate(as_completed(futures), start=1):
+                if progress is not None:
+                    progress(done, len(pairs))
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
         return [future.result() for future in futures]
 
 

@@ -12,7 +12,7 @@ from segwright.evaluation import PROTOCOL, Evaluation
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image
 from segwright.metrics.confusion import mean_iou, pixel_accuracy
-from segwright.recipe import load_recipe
+from segwright.recipe import Recipe, load_recipe
 from segwright.report.content import Example, ImageScore, Report, Scores, Timing
 from segwright.report.html import write_report
 from segwright.run_folder import DATA, ENVIRONMENT, EVALUATION, RECIPE, REPORT, SEGMENTER
@@ -32,7 +32,7 @@ def write_run_report(folder: Path) -> Path | None:
     if not (folder / EVALUATION).is_file():
         return None
     evaluation = Evaluation.load(folder / EVALUATION)
-    history, data = read_rows(folder / "log.csv"), json.loads((folder / DATA).read_text())
+    history, data = read_rows(folder / "log.csv"), json.loads((folder / DATA).read_text(encoding="utf-8"))
     images = [
         ImageScore(name, float(mean_iou(confusion)), float(pixel_accuracy(confusion)))
         for name, confusion in zip(evaluation.names, evaluation.confusions, strict=True)
@@ -40,19 +40,19 @@ def write_run_report(folder: Path) -> Path | None:
     order = sorted((image.mean_iou, number) for number, image in enumerate(images) if not math.isnan(image.mean_iou))
     worst = [number for _, number in order[:NUM_EXAMPLES]]
     best = [number for _, number in reversed(order[-NUM_EXAMPLES:]) if number not in worst]
-    segmenter, root = Segmenter.load(folder), Path(load_recipe(folder / RECIPE).data)
+    segmenter, recipe = Segmenter.load(folder), load_recipe(folder / RECIPE)
     report = Report(
         title=folder.resolve().name,
         scores=Scores.of(evaluation.confusions, evaluation.classes, PROTOCOL),
         images=images,
-        worst=_examples(segmenter, evaluation, images, worst, root),
-        best=_examples(segmenter, evaluation, images, best, root),
+        worst=_examples(segmenter, evaluation, images, worst, recipe),
+        best=_examples(segmenter, evaluation, images, best, recipe),
         history=history,
         validation=read_rows(folder / "validation.csv"),
         timing=_timing(evaluation, history),
-        recipe=(folder / RECIPE).read_text(),
+        recipe=(folder / RECIPE).read_text(encoding="utf-8"),
         data=data,
-        environment=json.loads((folder / ENVIRONMENT).read_text()),
+        environment=json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8")),
         segmenter=str(folder / SEGMENTER),
     )
     write_report(folder / REPORT, report)
@@ -60,17 +60,19 @@ def write_run_report(folder: Path) -> Path | None:
 
 
 def _examples(
-    segmenter: Segmenter, evaluation: Evaluation, images: Sequence[ImageScore], numbers: Sequence[int], data: Path
+    segmenter: Segmenter, evaluation: Evaluation, images: Sequence[ImageScore], numbers: Sequence[int], recipe: Recipe
 ) -> list[Example]:
     """Images to look at, predicted once more; their masks are read as in training."""
-    found = find_pairs(data)
+    found, precision = find_pairs(Path(recipe.data)), recipe.train.precision
     pairs = {pair.name: pair for pair in found.splits.get(evaluation.split, ())}
     dataset = Dataset(found.root, found.layout, segmenter.classes, segmenter.description.encoding, found.splits)
     examples = []
     for number in numbers:
+        if images[number].name not in pairs:
+            continue  # removed since the run
         sample = dataset.read(pairs[images[number].name])
         assert sample.mask is not None
-        predicted = predict_image(segmenter, sample.image).mask
+        predicted = predict_image(segmenter, sample.image, precision=precision).mask
         examples.append(Example(sample.name, sample.image, sample.mask, predicted, images[number].mean_iou))
     return examples
 

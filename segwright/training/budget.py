@@ -35,6 +35,14 @@ class Budget:
         """Seconds of the run so far, earlier sittings included."""
         return self.elapsed_before_s + time.monotonic() - self.started
 
+    def to_list(self) -> list[float]:
+        """What a checkpoint keeps: seconds so far, the reserve, the progress reached."""
+        return [self.elapsed_s, self.reserve_s, self._reached]
+
+    def restore(self, values: list[float]) -> None:
+        """Go on from what `to_list` gave in an earlier sitting."""
+        self.elapsed_before_s, self.reserve_s, self._reached = values
+
     def progress(self, step: int) -> float:
         """Share of the run that is done after `step` steps, in [0, 1]."""
         if self.steps is not None:

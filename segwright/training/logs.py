@@ -1,8 +1,11 @@
 """The written record of a run: two CSV files and TensorBoard events."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
+
+from segwright.files import write_whole
 
 STEP_COLUMNS = (
     "step", "progress", "elapsed_s", "loss", "learning_rate", "gradient_norm", "images_per_s", "waiting_share",
@@ -56,16 +59,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [
-            {key: float(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-            if None not in row.values()
-        ]
+        # The last row of a killed run may be cut anywhere.
+        whole = [row for row in csv.DictReader(file) if all(row.values()) and None not in row]
+        return [{key: float(value) for key, value in row.items()} for row in whole]
 
 
 def _keep_rows_until(path: Path, columns: tuple[str, ...], step: int) -> None:
     rows = [row for row in read_rows(path) if row["step"] <= step]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows([{key: f"{value:.6g}" for key, value in row.items()} for row in rows])
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows([{key: f"{value:.6g}" for key, value in row.items()} for row in rows])
+    write_whole(path, text.getvalue().encode())

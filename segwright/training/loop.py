@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from segwright.training.state import LoopState, Training
+from segwright.training.state import DivergedError, LoopState, Training
 
 
 class Record(Protocol):
@@ -23,10 +23,6 @@ class Record(Protocol):
 
     def validation(self, row: Mapping[str, float], is_best: bool) -> None:
         """Take the scores of a validation."""
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +85,13 @@ def fit(
             record.step(row | _read(meter, training, settings), remaining_s)
             meter = _Meter(waited_before_s=training.source.waited_s)
         if is_due:
+            training.check_finite()
             state.validations = int(progress * settings.validations)
             _validate(training, settings, validate, record, progress)
             meter.started = time.monotonic()
             progress = training.progress()
+            if progress < 1:  # a validation that took longer than the way to the next one replaces it
+                state.validations = int(progress * settings.validations)
         if is_due or budget.elapsed_s - saved_s > settings.checkpoint_s:
             training.save()
             saved_s = budget.elapsed_s
@@ -122,6 +121,9 @@ def _optimize(
             training.fabric.backward(loss)
         total = loss.detach() if total is None else total + loss.detach()
     assert total is not None
+    if training.fabric.world_size > 1:
+        # In every step: the clocks of the processes differ, so that a reduction at each row of the log would not meet.
+        total = training.fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
     if settings.clip_norm > 0:
         meter.norm = training.fabric.clip_gradients(
             training.method, training.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
@@ -132,10 +134,8 @@ def _optimize(
 
 
 def _read(meter: _Meter, training: Training, settings: LoopSettings) -> dict[str, float]:
-    seconds = time.monotonic() - meter.started
+    seconds = max(time.monotonic() - meter.started, 1e-9)
     mean = torch.stack(meter.losses).float().mean()
-    if training.fabric.world_size > 1:
-        mean = training.fabric.all_reduce(mean, reduce_op="mean")  # type: ignore[assignment]
     loss = float(mean)
     if not math.isfinite(loss):
         raise DivergedError(
@@ -162,8 +162,8 @@ def _validate(
         record.phase("validating")
         started = time.monotonic()
         scores = validate(training.average.network if training.average else training.network)
-        # The last validation and the report must fit into the minutes that the user gave.
-        training.budget.reserve_s = 1.2 * (time.monotonic() - started) + settings.finish_s
+        # The last validation and the report, which predicts a few images again, must fit into the user's minutes.
+        training.budget.reserve_s = 2 * (time.monotonic() - started) + settings.finish_s
         if scores is not None:
             is_best = scores["miou"] > state.best_miou
             state.best_miou = max(scores["miou"], state.best_miou)

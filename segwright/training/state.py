@@ -24,6 +24,10 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+class DivergedError(RuntimeError):
+    """The loss or the weights are no longer numbers."""
+
+
 @dataclass
 class LoopState:
     """Where a run stands; all of it is in a checkpoint."""
@@ -42,7 +46,8 @@ class Training:
         network: The bare network (a segmenter) inside the method.
         method: The method, set up by Fabric; maps images and masks to named losses, the total under "loss".
         average: Smoothed weights; None trains without.
-        stopping: Set by a signal; the loop then leaves a checkpoint and returns.
+        is_signaled: Set by a signal handler, at any moment.
+        stopping: What all processes agree on; the loop then leaves a checkpoint and returns.
         source: Batches from the step of `state` on; set once that step is known.
     """
 
@@ -55,22 +60,37 @@ class Training:
     checkpoint: Path
     average: WeightAverage | None = None
     state: LoopState = field(default_factory=LoopState)
+    is_signaled: bool = False
     stopping: bool = False
     source: Source = field(init=False)
 
     def progress(self) -> float:
         """Share of the run that is done; the first process's clock and signals decide for all."""
-        progress = self.budget.progress(self.state.step)
+        progress, self.stopping = self.budget.progress(self.state.step), self.is_signaled
         if self.fabric.world_size > 1:
             # One process must not stop while the others wait for its gradients.
             progress, self.stopping = self.fabric.broadcast((progress, self.stopping))
         return progress
 
+    def check_finite(self) -> None:
+        """Refuse to go on with weights that are no longer numbers.
+
+        Raises:
+            DivergedError: Before they could replace good ones in the run folder.
+        """
+        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
+        if not bool(torch.stack(norms).isfinite().all()):
+            raise DivergedError(
+                f"the weights are no longer finite after step {self.state.step}; {self.checkpoint.parent} keeps the "
+                "last good ones; lower optimizer.lr, or set train.precision=fp32"
+            )
+
     def save(self) -> None:
         """Write the checkpoint; the first process writes for all."""
+        self.check_finite()
         if self.fabric.is_global_zero:
             state: dict[str, Any] = vars(self.state) | {
-                "elapsed_s": self.budget.elapsed_s,
+                "budget": self.budget.to_list(),
                 "network": self.method.module.state_dict(),
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "average": self.average.network.state_dict() if self.average else None,
@@ -82,7 +102,7 @@ class Training:
         """Go back to where the checkpoint was written."""
         state = load_checkpoint(self.checkpoint)
         self.state = LoopState(**{key: state[key] for key in vars(self.state)})
-        self.budget.elapsed_before_s = state["elapsed_s"]
+        self.budget.restore(state["budget"])
         self.method.module.load_state_dict(state["network"])
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if self.average:

@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 
 class RunView:
@@ -68,22 +68,21 @@ class RunView:
             self._live.update(self._draw())
 
     def _draw(self) -> Group:
-        table = Table.grid(padding=(0, 3))
-        row = self._last
-        best = max((score for _, score in self._scores), default=None)
-        cells = {
-            "step": f"{row.get('step', 0):.0f}",
+        row, scores = self._last, [score for _, score in self._scores]
+        facts = {
+            "step": f"{row['step']:.0f}" if row else "…",
             "loss": f"{row['loss']:.3f}" if row else "…",
-            "learning rate": f"{row['learning_rate']:.2e}" if row else "…",
+            "learning rate": f"{row['learning_rate']:.1e}" if row else "…",
+            "val mIoU": f"{100 * scores[-1]:.1f} (best {100 * max(scores):.1f})" if scores else "…",
             "images/s": f"{row['images_per_s']:.1f}" if row else "…",
-            "val mIoU": f"{100 * self._scores[-1][1]:.1f}" if self._scores else "…",
-            "best": f"{100 * best:.1f}" if best is not None else "…",
             "waiting for data": f"{row['waiting_share']:.0%}" if row else "…",
         }
-        for _ in cells:
-            table.add_column(no_wrap=True)
-        table.add_row(*(f"[dim]{name}[/dim] {value}" for name, value in cells.items()))
-        return Group(table, self._progress)
+        line = Text()
+        for name, value in facts.items():
+            # Names and their values stay together where the line breaks.
+            line.append(name.replace(" ", "\N{NO-BREAK SPACE}"), style="dim")
+            line.append("\N{NO-BREAK SPACE}" + value.replace(" ", "\N{NO-BREAK SPACE}") + "   ")
+        return Group(line, self._progress)
 
 
 def format_seconds(seconds: float) -> str:
