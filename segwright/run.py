@@ -37,6 +37,7 @@ from segwright.training.loop import LoopSettings, fit
 from segwright.training.state import Training
 from segwright.training.view import RunView
 
+SHOWN_WARNINGS = 3
 REPORT_S = 8.0
 """Seconds kept for the report when a run is limited by minutes."""
 
@@ -134,13 +135,19 @@ def _say_start(recipe: Recipe, inspection: Inspection, folder: Path, console: Co
     assert dataset.encoding is not None
     counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in dataset.splits.items() if pairs)
     crop = "x".join(str(side) for side in recipe.transform.get("crop") or ())
-    for line in (
-        f"Data     {recipe.data}: {counts}; {dataset.channels} channels, {len(dataset.classes)} classes",
-        f"Masks    {dataset.encoding.describe(dataset.classes)}",
-        f"Training {recipe.network['name']}, crops of {crop}, {recipe.train.batch_size} images a batch",
-        f"Run      {folder}",
-    ):
-        console.print(line, highlight=False, markup=False)
+    warnings = [f"{problem.file}: {problem.message}" for problem in inspection.problems]
+    lines = [
+        f"Data      {recipe.data}: {counts}; {dataset.channels} channels, {len(dataset.classes)} classes",
+        f"Masks     {dataset.encoding.describe(dataset.classes)}",
+        *(f"Note      {note}" for note in inspection.notes),
+        *(f"Warning   {warning}" for warning in warnings[:SHOWN_WARNINGS]),
+        f"Training  {recipe.network['name']}, crops of {crop}, {recipe.train.batch_size} images a batch",
+        f"Run       {folder}",
+    ]
+    if len(warnings) > SHOWN_WARNINGS:
+        lines.insert(-2, f"          {len(warnings) - SHOWN_WARNINGS} more warnings: segwright inspect {recipe.data}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _work(
@@ -152,7 +159,7 @@ def _work(
     segmenter = _make_segmenter(recipe, inspection)
     encoder = getattr(segmenter.network, "encoder", None)
     if encoder is not None and hasattr(encoder, "weights_used"):
-        console.print(f"Encoder: {encoder.weights_used}", highlight=False)
+        console.print(f"Encoder   {encoder.weights_used}", highlight=False, soft_wrap=True)
     if fabric.world_size > 1:
         segmenter.network = synchronize_batch_norm(segmenter.network)
     training = _make_training(fabric, recipe, inspection, segmenter, folder, started)

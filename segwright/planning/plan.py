@@ -1,5 +1,6 @@
 """Fills in what a recipe leaves to the data."""
 
+from pathlib import Path
 from typing import Any
 
 from segwright import parts
@@ -22,7 +23,8 @@ def complete(recipe: Recipe, inspection: Inspection) -> Recipe:
         recipe: A checked recipe.
         inspection: What the data is.
     """
-    values: dict[str, Any] = {}
+    # Absolute, so that resuming and reporting work from any folder.
+    values: dict[str, Any] = {"data": str(Path(recipe.data).resolve())}
     data, train, transform = inspection.statistics, recipe.train, recipe.transform
     if train.steps is None and train.epochs is None and train.minutes is None:
         values["train.minutes"] = DEFAULT_MINUTES
