@@ -63,6 +63,11 @@ def test_minutes_end_a_run_in_time(rectangles: Path, tmp_path: Path) -> None:
     assert read_rows(run.folder / "validation.csv")[-1]["progress"] == 1.0
 
 
+def test_minutes_that_are_over_at_once_are_one_sentence(rectangles: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="give more minutes"):
+        train(recipe(rectangles, "train.minutes=0.01"), tmp_path / "run")
+
+
 def test_epochs_are_passes_over_the_training_images(rectangles: Path, tmp_path: Path) -> None:
     run = train(recipe(rectangles, "train.epochs=2", "train.batch_size=3"), tmp_path / "run")
     assert read_rows(run.folder / "log.csv")[-1]["step"] == 4

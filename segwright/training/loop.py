@@ -65,11 +65,19 @@ def fit(
         record: Told about steps and validations.
 
     Raises:
+        ValueError: If the budget was spent before the first step.
         DivergedError: If the loss is no longer finite. The checkpoint holds the weights before that.
     """
     state, budget = training.state, training.budget
     batches = iter(training.source)
     progress = first_progress = training.progress()
+    if progress >= 1 and state.step == 0:
+        raise ValueError(
+            f"the time of the run was over before its first step, {budget.elapsed_s:.0f} s after the start; give more "
+            "minutes"
+        )
+    if progress < 1:  # what passed before the first step calls for no validation
+        state.validations = max(state.validations, int(progress * settings.validations))
     loop_started_s, saved_s, meter = budget.elapsed_s, budget.elapsed_s, _Meter()
     while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
         rate = _set_learning_rate(training, progress)
