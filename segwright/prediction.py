@@ -71,8 +71,7 @@ def predict(
     Raises:
         ValueError: If the file cannot be read, or the image does not fit the segmenter.
     """
-    pixels = read_image(Path(image)) if isinstance(image, str | Path) else image
-    return predict_image(segmenter, pixels, probabilities=probabilities, precision=precision)
+    return segmenter.predict(image, probabilities=probabilities, precision=precision)
 
 
 def find_images(source: str) -> list[Path]:

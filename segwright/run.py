@@ -24,7 +24,8 @@ from segwright.data.batches import Batches
 from segwright.data.folder import Pair
 from segwright.data.inspection import Inspection, inspect
 from segwright.evaluation import evaluate
-from segwright.inference.segmenter import Description, Segmenter, build_network
+from segwright.inference.description import Description
+from segwright.inference.segmenter import Segmenter, build_network
 from segwright.layers.batch_norm import synchronize_batch_norm
 from segwright.layers.hardware import choose_device, has_bf16
 from segwright.planning.plan import complete

@@ -8,7 +8,8 @@ import torch
 from samples import TINY, write_pair
 
 from segwright.data.encoding import MaskEncoding
-from segwright.inference.segmenter import Description, Segmenter, build_network
+from segwright.inference.description import Description
+from segwright.inference.segmenter import Segmenter, build_network
 from segwright.types import Classes
 
 # Tests run side by side; more threads than cores would wait for each other many times longer than they compute.

@@ -1,9 +1,7 @@
 """The one artefact: a network with all that is needed to use it, as a folder without pickle."""
 
 import json
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -12,83 +10,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segwright import parts
-from segwright.data.encoding import MaskEncoding
+from segwright.data.images import read_image
 from segwright.files import write_whole
+from segwright.inference.description import DESCRIPTION, Description
+from segwright.inference.tiles import Prediction, predict_image
 from segwright.layers.normalization import Normalization
-from segwright.types import Classes
+from segwright.types import Classes, Image
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "segmenter.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How images that are too large for one pass are cut.
-
-    Attributes:
-        whole_pixels: Images up to this many pixels go through the network in one piece.
-        tile: Side of a tile in pixels.
-        overlap: Pixels that neighboring tiles share.
-    """
-
-    whole_pixels: int = 2048 * 1024
-    tile: int = 1024
-    overlap: int = 256
-
-
-@dataclass(frozen=True)
-class Description:
-    """All of a segmenter but its weights; what `segmenter.json` holds.
-
-    Attributes:
-        network: Name of the network, as a recipe says it.
-        arguments: Arguments of the network.
-        classes: Names and colors of the classes.
-        encoding: How masks of the training data stored the classes; an evaluation reads masks the same way.
-        in_channels: Channels of an image.
-        dtype: Type of the pixel values of the training images.
-        mean: Mean of each channel in raw values.
-        std: Standard deviation of each channel in raw values.
-        tiling: How large images are cut.
-        recipe: The resolved recipe that trained it.
-        scores: Scores on the validation images, with their protocol.
-    """
-
-    network: str
-    arguments: dict[str, Any]
-    classes: Classes
-    encoding: MaskEncoding
-    in_channels: int
-    dtype: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    tiling: Tiling = field(default_factory=Tiling)
-    recipe: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values for JSON."""
-        return {"format": FORMAT} | asdict(self) | {"encoding": self.encoding.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Description":
-        """Back from plain values.
-
-        Raises:
-            ValueError: If a newer version wrote them, or something is missing.
-        """
-        values = dict(values)
-        if values.pop("format", None) != FORMAT:
-            raise ValueError(f"{DESCRIPTION} is not of format {FORMAT}; install the version of segwright that wrote it")
-        try:
-            classes = values["classes"]
-            colors = tuple((r, g, b) for r, g, b in classes["colors"])
-            values["classes"] = Classes(tuple(classes["names"]), colors)
-            values["encoding"] = MaskEncoding.from_dict(values["encoding"])
-            values["tiling"] = Tiling(**values["tiling"])
-            return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{DESCRIPTION} is incomplete ({error}); train or export the segmenter again") from None
+WEIGHTS = "model.safetensors"
 
 
 class Segmenter(nn.Module):
@@ -111,6 +40,11 @@ class Segmenter(nn.Module):
         return self.description.classes
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.normalization.mean.device
+
+    @property
     def stride(self) -> int:
         """Sides of the network's input must be multiples of this; `predict` pads."""
         return int(getattr(self.network, "stride", 1))
@@ -127,6 +61,20 @@ class Segmenter(nn.Module):
             outputs: list[Tensor] = self.network.forward_all(normalized)  # type: ignore[operator]
             return outputs
         return [self.network(normalized)]
+
+    def predict(self, image: Image | Path | str, *, probabilities: bool = False, precision: str = "auto") -> Prediction:
+        """Segment one image of any size; the segmenter has to be in evaluation mode, as `load` leaves it.
+
+        Args:
+            image: A file, or raw pixels as (H, W, C) or (H, W) in the type of the training images.
+            probabilities: Return the probability of each class too.
+            precision: "bf16", "fp32", or "auto": bf16 where the processor has it in hardware.
+
+        Raises:
+            ValueError: If the file cannot be read, or the image does not fit the segmenter.
+        """
+        pixels = read_image(Path(image)) if isinstance(image, str | Path) else image
+        return predict_image(self, pixels, probabilities=probabilities, precision=precision)
 
     def save(self, folder: Path) -> None:
         """Write the folder; each file is replaced whole."""

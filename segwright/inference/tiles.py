@@ -1,15 +1,33 @@
 """From an image of any size to a mask: padding, blended tiles, memory bounded by one row of tiles."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from segwright.inference.segmenter import Segmenter
+from segwright.inference.description import Description
 from segwright.layers.hardware import has_bf16
 from segwright.types import Image
+
+
+class Predictor(Protocol):
+    """What this module needs of a segmenter."""
+
+    description: Description
+
+    @property
+    def stride(self) -> int:
+        """Sides of an input are multiples of this."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def __call__(self, image: Tensor, /) -> Tensor:
+        """Logits of raw images."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +44,7 @@ class Prediction:
 
 
 def predict_image(
-    segmenter: Segmenter, image: Image, *, probabilities: bool = False, precision: str = "auto"
+    segmenter: Predictor, image: Image, *, probabilities: bool = False, precision: str = "auto"
 ) -> Prediction:
     """Segment an image of any size.
 
@@ -46,7 +64,7 @@ def predict_image(
     image = _checked(segmenter, image)
     height, width = image.shape[:2]
     padded = _pad(image, segmenter.stride)
-    device = segmenter.normalization.mean.device
+    device = segmenter.device
     is_bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
         if padded.shape[0] * padded.shape[1] <= segmenter.description.tiling.whole_pixels:
@@ -57,7 +75,7 @@ def predict_image(
     return Prediction(np.ascontiguousarray(mask[:height, :width]), cut)
 
 
-def _checked(segmenter: Segmenter, image: Image) -> Image:
+def _checked(segmenter: Predictor, image: Image) -> Image:
     image = image[..., None] if image.ndim == 2 else image
     wanted = segmenter.description
     if image.ndim != 3 or image.size == 0:
@@ -82,16 +100,16 @@ def _pad(image: Image, multiple: int) -> Image:
     return np.pad(image, ((0, after[0]), (0, after[1]), (0, 0)), mode="symmetric")
 
 
-def _logits(segmenter: Segmenter, image: Image) -> Float32[Tensor, "K H W"]:
+def _logits(segmenter: Predictor, image: Image) -> Float32[Tensor, "K H W"]:
     if image.dtype == np.uint16:
         image = image.astype(np.float32)
     batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # 1 C H W, channels-last in memory
-    logits: Tensor = segmenter(batch.to(segmenter.normalization.mean.device))[0].float()
+    logits: Tensor = segmenter(batch.to(segmenter.device))[0].float()
     return logits
 
 
 def _whole(
-    segmenter: Segmenter, image: Image, with_probabilities: bool
+    segmenter: Predictor, image: Image, with_probabilities: bool
 ) -> tuple[UInt8[np.ndarray, "H W"], Float32[np.ndarray, "K H W"] | None]:
     logits = _logits(segmenter, image)
     mask = _argmax(logits)
@@ -104,7 +122,7 @@ def _argmax(scores: Float32[Tensor, "K H W"]) -> UInt8[np.ndarray, "H W"]:
 
 
 def _tiled(
-    segmenter: Segmenter, image: Image, with_probabilities: bool
+    segmenter: Predictor, image: Image, with_probabilities: bool
 ) -> tuple[UInt8[np.ndarray, "H W"], Float32[np.ndarray, "K H W"] | None]:
     height, width = image.shape[:2]
     tiling, stride = segmenter.description.tiling, segmenter.stride
@@ -112,9 +130,9 @@ def _tiled(
     lefts, tile_width = tile_starts(width, tiling.tile, tiling.overlap, stride)
     weight = torch.outer(_bell(tile_height), _bell(tile_width))  # h w
     # Sums of the rows that later tiles may still add to; the last channel sums the weights.
-    band = torch.zeros(len(segmenter.classes) + 1, tile_height, width)
+    band = torch.zeros(len(segmenter.description.classes) + 1, tile_height, width)
     mask = np.empty((height, width), np.uint8)
-    scores = np.empty((len(segmenter.classes), height, width), np.float32) if with_probabilities else None
+    scores = np.empty((len(segmenter.description.classes), height, width), np.float32) if with_probabilities else None
     for top, next_top in zip(tops, [*tops[1:], height], strict=True):
         for left in lefts:
             tile = image[top : top + tile_height, left : left + tile_width]

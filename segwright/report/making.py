@@ -58,7 +58,7 @@ def usage(segmenter: str) -> str:
     python = (
         "import segwright\n"
         f"segmenter = segwright.load({segmenter!r})\n"
-        'prediction = segwright.predict(segmenter, "image.png")  # any size; prediction.mask holds the classes\n'
+        'prediction = segmenter.predict("image.png")  # any size; prediction.mask holds the classes\n'
     )
     quoted = f'"{segmenter}"' if " " in segmenter else segmenter
     commands = (

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from segwright.inference.segmenter import DESCRIPTION, WEIGHTS, Segmenter
+import segwright
+from segwright.inference.description import DESCRIPTION
+from segwright.inference.segmenter import WEIGHTS, Segmenter
 from segwright.inference.tiles import predict_image
 
 
@@ -80,6 +82,12 @@ def test_a_newer_format_is_refused(tiny_segmenter: Segmenter, tmp_path: Path) ->
     (tmp_path / DESCRIPTION).write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(ValueError, match="format"):
         Segmenter.load(tmp_path)
+
+
+def test_three_lines_from_a_folder_to_a_mask(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
+    tiny_segmenter.save(tmp_path)
+    mask = segwright.load(tmp_path).predict(np.zeros((37, 53, 3), np.uint8)).mask
+    assert mask.shape == (37, 53)
 
 
 def test_a_prediction_is_the_same_after_loading(tiny_segmenter: Segmenter, tmp_path: Path) -> None:

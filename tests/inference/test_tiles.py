@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segwright.data.encoding import MaskEncoding
-from segwright.inference.segmenter import Description, Segmenter, Tiling
+from segwright.inference.description import Description, Tiling
+from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image, tile_starts
 from segwright.types import Classes
 

@@ -1,0 +1,80 @@
+"""All of a segmenter but its weights."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from segwright.data.encoding import MaskEncoding
+from segwright.types import Classes
+
+DESCRIPTION = "segmenter.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images that are too large for one pass are cut.
+
+    Attributes:
+        whole_pixels: Images up to this many pixels go through the network in one piece.
+        tile: Side of a tile in pixels.
+        overlap: Pixels that neighboring tiles share.
+    """
+
+    whole_pixels: int = 2048 * 1024
+    tile: int = 1024
+    overlap: int = 256
+
+
+@dataclass(frozen=True)
+class Description:
+    """All of a segmenter but its weights; what `segmenter.json` holds.
+
+    Attributes:
+        network: Name of the network, as a recipe says it.
+        arguments: Arguments of the network.
+        classes: Names and colors of the classes.
+        encoding: How masks of the training data stored the classes; an evaluation reads masks the same way.
+        in_channels: Channels of an image.
+        dtype: Type of the pixel values of the training images.
+        mean: Mean of each channel in raw values.
+        std: Standard deviation of each channel in raw values.
+        tiling: How large images are cut.
+        recipe: The resolved recipe that trained it.
+        scores: Scores on the validation images, with their protocol.
+    """
+
+    network: str
+    arguments: dict[str, Any]
+    classes: Classes
+    encoding: MaskEncoding
+    in_channels: int
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    tiling: Tiling = field(default_factory=Tiling)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        return {"format": FORMAT} | asdict(self) | {"encoding": self.encoding.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Description":
+        """Back from plain values.
+
+        Raises:
+            ValueError: If a newer version wrote them, or something is missing.
+        """
+        values = dict(values)
+        if values.pop("format", None) != FORMAT:
+            raise ValueError(f"{DESCRIPTION} is not of format {FORMAT}; install the version of segwright that wrote it")
+        try:
+            classes = values["classes"]
+            colors = tuple((r, g, b) for r, g, b in classes["colors"])
+            values["classes"] = Classes(tuple(classes["names"]), colors)
+            values["encoding"] = MaskEncoding.from_dict(values["encoding"])
+            values["tiling"] = Tiling(**values["tiling"])
+            return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{DESCRIPTION} is incomplete ({error}); train or export the segmenter again") from None
