@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
@@ -35,6 +36,33 @@ def list_parts(kind: str) -> list[str]:
     return sorted(name for name, function in functions if function.__module__ == module.__name__ and name[0] != "_")
 
 
+def list_variants(kind: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Part and arguments of every published variant of a kind, by the variant's name as a recipe says it."""
+    found = {}
+    for part in list_parts(kind):
+        module = importlib.import_module(f"{FOLDERS[kind]}.{part}")
+        for title, arguments in getattr(module, "VARIANTS", {}).items():
+            found[variant_name(title)] = (part, dict(arguments))
+    return found
+
+
+def variant_name(title: str) -> str:
+    """A variant's name as a recipe says it: `fc_densenet103` for FC-DenseNet103."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+
+
+def expand(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a part, with a variant's name replaced by its part and arguments; given arguments win.
+
+    A name that is neither a part nor a variant stays as it is, for `constructor` to refuse.
+    """
+    name = settings.get("name")
+    if not isinstance(name, str) or "." in name or kind not in FOLDERS or name in list_parts(kind):
+        return settings
+    part, arguments = list_variants(kind).get(variant_name(name), (name, {}))
+    return arguments | settings | {"name": part}
+
+
 def constructor(kind: str, name: str) -> Callable[..., Any]:
     """The constructor of a part: of ours by its name, of outside code by the dotted path of a module with `build`.
 
@@ -45,7 +73,8 @@ def constructor(kind: str, name: str) -> Callable[..., Any]:
     if "." in name:
         found = _outside(kind, name)
     elif name not in list_parts(kind):
-        raise ValueError(f"{kind} '{name}' is not known; {nearest(name, list_parts(kind))}")
+        known = {*list_parts(kind), *(list_variants(kind) if kind in FOLDERS else ())}
+        raise ValueError(f"{kind} '{name}' is not known; {nearest(name, known)}")
     elif kind in FOLDERS:
         found = importlib.import_module(f"{FOLDERS[kind]}.{name}").build
     else:

@@ -74,7 +74,8 @@ class Recipe(_Section):
         for key in _NAMED:
             if isinstance(values.get(key), str):
                 values[key] = {"name": values[key]}
-            elif isinstance(values.get(key), dict):
+            if isinstance(values.get(key), dict):
+                values[key] = parts.expand(key, values[key])
                 values[key] = cls.model_fields[key].default | values[key]
         if isinstance(values.get("loss"), str):
             values["loss"] = {name.strip(): {} for name in values["loss"].split("+")}

@@ -28,7 +28,7 @@ from segwright.inference.description import Description
 from segwright.inference.segmenter import Segmenter, build_network
 from segwright.layers.batch_norm import synchronize_batch_norm
 from segwright.layers.hardware import choose_device, has_bf16
-from segwright.planning.plan import complete
+from segwright.planning.plan import Plan, complete
 from segwright.recipe import Recipe
 from segwright.run_folder import CHECKPOINT, EVALUATION, SEGMENTER, write_start
 from segwright.training.average import WeightAverage
@@ -85,9 +85,10 @@ def train(
     inspection.refuse_errors()
     if not _training_pairs(inspection):
         raise ValueError(f"{recipe.data} has no training images with masks; segwright inspect {recipe.data} tells more")
-    recipe = complete(recipe, inspection)
+    plan = complete(recipe, inspection)
+    recipe = plan.recipe
     write_start(folder, recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
-    _say_start(recipe, inspection, folder, console)
+    _say_start(plan, inspection, folder, console)
     work = partial(_work, recipe=recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
     is_finished, best_miou = work(fabric) if recipe.train.devices == 1 else _launch(fabric, work)
     return Run(folder, is_finished, best_miou)
@@ -130,8 +131,8 @@ def _make_fabric(recipe: Recipe) -> Fabric:
     )
 
 
-def _say_start(recipe: Recipe, inspection: Inspection, folder: Path, console: Console) -> None:
-    dataset = inspection.dataset
+def _say_start(plan: Plan, inspection: Inspection, folder: Path, console: Console) -> None:
+    dataset, recipe = inspection.dataset, plan.recipe
     assert dataset.classes is not None
     assert dataset.encoding is not None
     counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in dataset.splits.items() if pairs)
@@ -140,7 +141,7 @@ def _say_start(recipe: Recipe, inspection: Inspection, folder: Path, console: Co
     lines = [
         f"Data      {recipe.data}: {counts}; {dataset.channels} channels, {len(dataset.classes)} classes",
         f"Masks     {dataset.encoding.describe(dataset.classes)}",
-        *(f"Note      {note}" for note in inspection.notes),
+        *(f"Note      {note}" for note in (*inspection.notes, *plan.notes)),
         *(f"Warning   {warning}" for warning in warnings[:SHOWN_WARNINGS]),
         f"Training  {recipe.network['name']}, crops of {crop}, {recipe.train.batch_size} images a batch",
         f"Run       {folder}",

@@ -49,3 +49,25 @@ class Sample:
     name: str
     image: Image
     mask: UInt8[np.ndarray, "H W"] | None
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a network, a loss or a method comes from.
+
+    Attributes:
+        authors: Family names, "et al." after the first where there are many.
+        title: As printed.
+        venue: Conference or journal, short, without the year.
+        year: Of the venue.
+        url: Of a copy that anyone can read, where there is one.
+    """
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.authors}, {self.title}, {self.venue} {self.year}, {self.url}"

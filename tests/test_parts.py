@@ -60,3 +60,18 @@ def test_outside_code_is_named_by_its_module(tmp_path: Path, monkeypatch: pytest
         parts.constructor("network", "mine.package")
     with pytest.raises(ValueError, match="cannot be imported"):
         parts.constructor("network", "mine.missing")
+
+
+def test_a_published_variant_is_its_part_with_arguments() -> None:
+    assert parts.expand("network", {"name": "unet_resnet50"}) == {"name": "unet", "encoder": "resnet50"}
+    assert parts.expand("network", {"name": "UNet-ResNet50", "encoder": "resnet18"})["encoder"] == "resnet18"
+
+
+def test_a_variant_with_the_name_of_a_part_is_that_part_as_it_is() -> None:
+    variants = parts.list_variants("network")
+    for name in set(variants) & set(parts.list_parts("network")):
+        part, arguments = variants[name]
+        assert (part, parts.check_arguments("network", part, arguments)) == (
+            name,
+            parts.check_arguments("network", name, {}),
+        )

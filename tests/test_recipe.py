@@ -10,7 +10,7 @@ from segwright.recipe import Recipe, load_recipe
 def test_defaults_make_a_whole_recipe() -> None:
     recipe = load_recipe(None, data="somewhere")
     assert recipe.network["name"] == "ddrnet"
-    assert recipe.optimizer["lr"] > 0
+    assert recipe.optimizer["weight_decay"] > 0
     assert recipe.loss["cross_entropy"]["weight"] == 1.0
 
 
@@ -89,3 +89,13 @@ def test_a_recipe_cannot_be_changed_in_place() -> None:
     recipe: Recipe = load_recipe(None, data="x")
     with pytest.raises(ValueError, match="frozen"):
         recipe.data = "y"  # type: ignore[misc]
+
+
+def test_a_variant_is_written_out_in_the_recipe() -> None:
+    network = load_recipe(None, ["network=unet_resnet50"], data="x").network
+    assert (network["name"], network["encoder"]) == ("unet", "resnet50")
+
+
+def test_a_near_name_is_offered_for_a_variant() -> None:
+    with pytest.raises(ValueError, match="did you mean 'unet_resnet50'"):
+        load_recipe(None, ["network=unet_resnet5"], data="x")

@@ -1,12 +1,10 @@
 """Batches for training: a stream without end that can start anywhere, drawn by threads ahead of the loop."""
 
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from segwright.data.folder import Dataset, Pair
+from segwright.layers.hardware import free_memory
 from segwright.types import Sample
 
 
@@ -62,7 +61,7 @@ class Batches:
         self._next = start
         self._threads = threads
         self._cache: dict[int, Sample] = {}
-        self._cache_left = available_memory() // (4 * world_size) if cache_bytes is None else cache_bytes
+        self._cache_left = free_memory(torch.device("cpu")) // (4 * world_size) if cache_bytes is None else cache_bytes
         self._lock = threading.Lock()
         self._order: tuple[int, list[int]] = (-1, [])
         self.waited_s = 0.0
@@ -116,14 +115,3 @@ def _collate(samples: list[Sample]) -> tuple[Shaped[Tensor, "B C H W"], Int[Tens
     masks = np.stack([sample.mask for sample in samples if sample.mask is not None])
     # (B, H, W, C) in memory seen as (B, C, H, W) is channels-last.
     return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks).long()
-
-
-def available_memory() -> int:
-    """Bytes of memory that are free for use, within the limit of a container; 4 GiB where the system does not tell."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 * 2**30
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(free, int(text)) if text.isdigit() else free

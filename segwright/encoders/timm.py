@@ -25,6 +25,8 @@ class TimmEncoder(nn.Module):
         in_channels: Channels of the image; timm adapts the first layer of trained weights to it.
         strides: Strides of the wanted features, in the order in which they are wanted.
         output_stride: Largest stride, kept by dilation; None for the network's own.
+        by_stage: Whether `strides` are those without dilation, which tells apart the stages that dilation keeps at one
+            stride: at an output stride of 8, a ResNet's stages 2, 3 and 4 are then 8, 16 and 32.
         weights: "imagenet" for weights that this machine already has, an error if it has none; "none" for random
             ones; "auto" for the first where possible. Nothing is ever downloaded.
 
@@ -44,10 +46,13 @@ class TimmEncoder(nn.Module):
         strides: Sequence[int],
         *,
         output_stride: Literal[8, 16] | None = None,
+        by_stage: bool = False,
         weights: Weights = "auto",
     ) -> None:
         super().__init__()
         available = encoder_strides(name, output_stride)
+        if by_stage:
+            available = encoder_strides(name)
         missing = [stride for stride in strides if stride not in available]
         if missing:
             raise ValueError(f"encoder '{name}' has no stride {missing[0]}; it has {_list(sorted(set(available)))}")
@@ -71,7 +76,7 @@ class TimmEncoder(nn.Module):
         self._channels_last = getattr(self.network, "output_fmt", None) == Format.NHWC
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Features in the order of `strides`, each (B, channels, H / stride, W / stride)."""
+        """Features in the order of `strides`, each (B, channels, H / stride, W / stride) unless dilated by stage."""
         maps: list[Tensor] = self.network(image)
         features = [maps[position] for position in self._positions]
         return [x.permute(0, 3, 1, 2) for x in features] if self._channels_last else features

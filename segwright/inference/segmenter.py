@@ -5,7 +5,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -45,6 +45,11 @@ class Segmenter(nn.Module):
         return self.normalization.mean.device
 
     @property
+    def auxiliary_weight(self) -> float:
+        """Weight of the loss of each auxiliary output, as the network's paper has it; 0.4 where it says nothing."""
+        return float(getattr(self.network, "auxiliary_weight", 0.4))
+
+    @property
     def stride(self) -> int:
         """Sides of the network's input must be multiples of this; `predict` pads."""
         return int(getattr(self.network, "stride", 1))
@@ -61,6 +66,17 @@ class Segmenter(nn.Module):
             outputs: list[Tensor] = self.network.forward_all(normalized)  # type: ignore[operator]
             return outputs
         return [self.network(normalized)]
+
+    def forward_with_terms(
+        self, image: Shaped[Tensor, "B C H W"], mask: Int[Tensor, "B H W"], ignore_label: int
+    ) -> tuple[list[Float[Tensor, "B K _ _"]], dict[str, Float[Tensor, ""]]]:
+        """All outputs as `forward_all` has them, and the terms that the network's paper adds to the loss, by name."""
+        if hasattr(self.network, "forward_with_terms"):
+            found: tuple[list[Tensor], dict[str, Tensor]] = self.network.forward_with_terms(  # type: ignore[operator]
+                self.normalization(image), mask, ignore_label
+            )
+            return found
+        return self.forward_all(image), {}
 
     def predict(self, image: Image | Path | str, *, probabilities: bool = False, precision: str = "auto") -> Prediction:
         """Segment one image of any size; the segmenter has to be in evaluation mode, as `load` leaves it.

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segwright.layers.convolution import ConvNormReLU, initialize_convolutions
+from segwright.layers.convolution import ConvNormReLU, initialize_classifier, initialize_convolutions
 from segwright.layers.resize import check_sides, resize_logits
+from segwright.types import Paper
 
 EXPANSION = 6  # of the gather-and-expansion layers, table 1
 
@@ -181,6 +182,8 @@ class BiSeNetV2(nn.Module):
             _booster(channels, booster_channels, num_classes, dropout, stride) for channels, stride in maps
         )
         initialize_convolutions(self)
+        for head in (self.head, *self.boosters):
+            initialize_classifier(head[-1])
         for module in self.modules():
             if isinstance(module, GatherAndExpansion):
                 nn.init.zeros_(module.project[1].weight)  # type: ignore[arg-type] # starts as its shortcut
@@ -207,8 +210,16 @@ class BiSeNetV2(nn.Module):
         return fused, [stem, stage3, stage4, stage5]
 
 
-VARIANTS: dict[str, dict[str, Any]] = {"BiSeNetV2": {"boosters": False}, "BiSeNetV2 in training": {"boosters": True}}
-PARAMETERS = {"BiSeNetV2": 3_358_627, "BiSeNetV2 in training": 5_231_487}
-"""Parameters with 3 channels and 19 classes, measured on CoinCheung/BiSeNet."""
+NAME = "BiSeNet V2"
+PAPER = Paper(
+    "Yu et al.",
+    "BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation",
+    "IJCV",
+    2021,
+    "https://arxiv.org/abs/2004.02147",
+)
+VARIANTS: dict[str, dict[str, Any]] = {"BiSeNetV2": {}, "BiSeNetV2-inference": {"boosters": False}}
+PARAMETERS = {("BiSeNetV2", 3, 19): 5_231_487, ("BiSeNetV2-inference", 3, 19): 3_358_627}
+"""As in CoinCheung/BiSeNet."""
 
 build = BiSeNetV2

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from segwright.layers.convolution import ConvNormReLU, initialize_convolutions
+from segwright.layers.convolution import ConvNormReLU, initialize_classifier, initialize_convolutions
 from segwright.layers.resize import check_sides, resize, resize_logits
+from segwright.types import Paper
 
 
 def _convolution_norm(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
@@ -151,6 +152,9 @@ class DDRNet(nn.Module):
             {name: nn.ReLU() for name in ("1", "2", "3", "3_", "fused3", "fused3_", "4", "4_", "fused4", "fused4_")}
         )
         initialize_convolutions(self)
+        for head in (self.head, self.auxiliary_head):
+            if head is not None:
+                initialize_classifier(head[-1])  # type: ignore[arg-type] # the last is a convolution
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Logits at the image's size."""
@@ -189,11 +193,19 @@ class DDRNet(nn.Module):
         return high + resize(self.pyramid(low), size), after3
 
 
+NAME = "DDRNet"
+PAPER = Paper(
+    "Hong, Pan, Sun and Jia",
+    "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road Scenes",
+    "arXiv",
+    2021,
+    "https://arxiv.org/abs/2101.06085",
+)
 VARIANTS: dict[str, dict[str, Any]] = {
-    "DDRNet-23-slim": {"width": 32, "head_channels": 64, "pyramid_channels": 128, "auxiliary_head": False},
-    "DDRNet-23": {"width": 64, "head_channels": 128, "pyramid_channels": 128, "auxiliary_head": False},
+    "DDRNet-23-slim": {"width": 32, "head_channels": 64, "auxiliary_head": False},
+    "DDRNet-23": {"width": 64, "head_channels": 128, "auxiliary_head": False},
 }
-PARAMETERS = {"DDRNet-23-slim": 5_695_923, "DDRNet-23": 20_148_819}
-"""Parameters with 3 channels and 19 classes, without the auxiliary head."""
+PARAMETERS = {("DDRNet-23-slim", 3, 19): 5_695_923, ("DDRNet-23", 3, 19): 20_148_819}
+"""Without the auxiliary head; 5.7 and 20.1 million in table 4 of the paper."""
 
 build = DDRNet

@@ -1,10 +1,14 @@
 """Fills in what a recipe leaves to the data."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segwright import parts
 from segwright.data.inspection import Inspection
+from segwright.layers.hardware import choose_device, free_memory, has_bf16
+from segwright.planning.memory import IN_USE, step_bytes
+from segwright.planning.rate import choose_rate
 from segwright.recipe import Recipe
 
 LARGEST_CROP = 384
@@ -14,22 +18,43 @@ SYMMETRIC = 0.1
 """Two halves of the images whose class shares differ less than this (total variation) are mirrored in training."""
 
 DEFAULT_MINUTES = 20.0
+DEFAULT_BATCH = 4
 
 
-def complete(recipe: Recipe, inspection: Inspection) -> Recipe:
-    """A copy of the recipe without open values: limit, crop, batch size, flips, angles.
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be trained, and why where that is not what a user expects.
+
+    Attributes:
+        recipe: A recipe without open values.
+        notes: One sentence for each choice that memory forced.
+    """
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+def complete(recipe: Recipe, inspection: Inspection) -> Plan:
+    """Decide what a recipe left open: limit, learning rate, crop, batch size, flips, angles.
 
     Args:
         recipe: A checked recipe.
         inspection: What the data is.
+
+    Raises:
+        ValueError: If the sizes do not fit together, or no training step fits in the memory.
     """
     # Absolute, so that resuming and reporting work from any folder.
     values: dict[str, Any] = {"data": str(Path(recipe.data).resolve())}
     data, train, transform = inspection.statistics, recipe.train, recipe.transform
     if train.steps is None and train.epochs is None and train.minutes is None:
         values["train.minutes"] = DEFAULT_MINUTES
+    if "lr" in recipe.optimizer and recipe.optimizer["lr"] is None:
+        assert inspection.dataset.classes is not None
+        sizes = inspection.dataset.channels, len(inspection.dataset.classes)
+        values["optimizer.lr"] = choose_rate(recipe.optimizer["name"], recipe.network, *sizes)
     if train.batch_size is None:
-        values["train.batch_size"] = 4 * train.devices
+        values["train.batch_size"] = DEFAULT_BATCH * train.devices
     if "crop" in transform and transform["crop"] is None:
         values["transform.crop"] = list(choose_crop((data.heights[1], data.widths[1]), network_stride(recipe)))
     # Where the halves are alike in both directions there is no up, as in most microscopy: any angle can occur.
@@ -42,9 +67,69 @@ def complete(recipe: Recipe, inspection: Inspection) -> Recipe:
         values["transform.flip_horizontal"] = data.horizontal_asymmetry < SYMMETRIC
     if "flip_vertical" in transform and transform["flip_vertical"] is None:
         values["transform.flip_vertical"] = data.vertical_asymmetry < SYMMETRIC
-    recipe = recipe.with_values(values)
-    _check_batch(recipe)
+    wanted = recipe.with_values(values)
+    _check_batch(wanted)
+    fitting = _fit_memory(
+        wanted, inspection, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
+    )
+    return Plan(fitting, _memory_notes(wanted, fitting))
+
+
+def _fit_memory(recipe: Recipe, inspection: Inspection, *, shrink_batch: bool, shrink_crop: bool) -> Recipe:
+    """The recipe with a smaller batch, then a smaller crop, until a step fits in the free memory."""
+    if recipe.transform.get("crop") is None:
+        return recipe  # a transform of somebody else's with sizes of its own
+    device = choose_device(recipe.train.device)
+    # On a GPU each device has a memory of its own; on the CPU all processes share one.
+    room = IN_USE * free_memory(device) * (recipe.train.devices if device.type == "cuda" else 1)
+    while (needed := _step_bytes(recipe, inspection)) > room:
+        smaller = _smaller(recipe, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
+        if smaller is None:
+            height, width = recipe.transform["crop"]
+            raise ValueError(
+                f"a training step of {recipe.network['name']} with {recipe.train.batch_size} crops of {height} x "
+                f"{width} needs about {needed / 1e9:.1f} GB, but {room / 1e9:.1f} GB can be used; take a smaller "
+                "network, crop or batch, or free memory"
+            )
+        recipe = smaller
     return recipe
+
+
+def _step_bytes(recipe: Recipe, inspection: Inspection) -> int:
+    section, dataset = recipe.train, inspection.dataset
+    assert section.batch_size is not None
+    assert dataset.classes is not None
+    device = choose_device(section.device)
+    bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(device))
+    sizes = dataset.channels, len(dataset.classes), recipe.transform["crop"], section.batch_size
+    return step_bytes(recipe.network, *sizes, bf16=bf16)
+
+
+def _smaller(recipe: Recipe, *, shrink_batch: bool, shrink_crop: bool) -> Recipe | None:
+    """The next smaller recipe: half the batch down to 2 images a device, then three quarters of the crop."""
+    size, devices = recipe.train.batch_size, recipe.train.devices
+    assert size is not None
+    if shrink_batch and size // 2 >= 2 * devices:
+        return recipe.with_values({"train.batch_size": size // 2})
+    step = max(network_stride(recipe), 32)
+    crop = [max(step, side * 3 // 4 // step * step) for side in recipe.transform["crop"]]
+    if shrink_crop and crop != list(recipe.transform["crop"]):
+        return recipe.with_values({"transform.crop": crop})
+    return None
+
+
+def _memory_notes(wanted: Recipe, fitting: Recipe) -> tuple[str, ...]:
+    notes = []
+    for key, before, after in (
+        ("images a batch", wanted.train.batch_size, fitting.train.batch_size),
+        ("pixels a crop", wanted.transform.get("crop"), fitting.transform.get("crop")),
+    ):
+        if before != after:
+            old, new = (
+                " x ".join(str(side) for side in x) if isinstance(x, list | tuple) else x for x in (before, after)
+            )
+            notes.append(f"{new} {key} instead of {old}, so that a step of {fitting.network['name']} fits in memory")
+    return tuple(notes)
 
 
 def _check_batch(recipe: Recipe) -> None:

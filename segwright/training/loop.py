@@ -81,6 +81,7 @@ def fit(
     loop_started_s, saved_s, meter = budget.elapsed_s, budget.elapsed_s, _Meter()
     while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
         rate = _set_learning_rate(training, progress)
+        training.anneal(progress)
         meter.losses.append(_optimize(training, settings, batches, meter))
         state.step += 1
         if training.average:

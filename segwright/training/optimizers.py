@@ -16,15 +16,27 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def adamw(
-    network: nn.Module, lr: float = 2e-3, weight_decay: float = 0.02, betas: tuple[float, float] = (0.9, 0.99)
+    network: nn.Module, lr: float | None = None, weight_decay: float = 0.02, betas: tuple[float, float] = (0.9, 0.99)
 ) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay. Source: Loshchilov and Hutter, ICLR 2019 (https://arxiv.org/abs/1711.05101)."""
-    return torch.optim.AdamW(_groups(network, weight_decay), lr=lr, betas=betas, fused=True)
+    """Adam with decoupled weight decay; planning fills in the rate.
+
+    Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization, ICLR 2019 (https://arxiv.org/abs/1711.05101).
+    """
+    return torch.optim.AdamW(_groups(network, weight_decay), lr=_given(lr), betas=betas, fused=True)
 
 
 def sgd(
-    network: nn.Module, lr: float = 0.02, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = True
+    network: nn.Module,
+    lr: float | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    nesterov: bool = True,
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum; planning fills in the rate."""
     groups = _groups(network, weight_decay)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=_given(lr), momentum=momentum, nesterov=nesterov, fused=True)
+
+
+def _given(lr: float | None) -> float:
+    assert lr is not None, "planning.plan.complete decides the rate that a recipe leaves open"
+    return lr

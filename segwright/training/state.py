@@ -49,6 +49,7 @@ class Training:
         is_signaled: Set by a signal handler, at any moment.
         stopping: What all processes agree on; the loop then leaves a checkpoint and returns.
         source: Batches from the step of `state` on; set once that step is known.
+        annealed: Layers of the network that have an `anneal`.
     """
 
     fabric: Fabric
@@ -63,6 +64,16 @@ class Training:
     is_signaled: bool = False
     stopping: bool = False
     source: Source = field(init=False)
+    annealed: list[nn.Module] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Layers that change over a run by themselves, such as the temperature of dynamic convolutions.
+        self.annealed = [module for module in self.network.modules() if hasattr(module, "anneal")]
+
+    def anneal(self, progress: float) -> None:
+        """Tell the layers that change over a run how far it is."""
+        for module in self.annealed:
+            module.anneal(progress)  # type: ignore[operator]
 
     def progress(self) -> float:
         """Share of the run that is done; the first process's clock and signals decide for all."""

@@ -64,6 +64,21 @@ def test_dilation_keeps_the_output_stride_and_the_names(output_stride):
     encoder.load_state_dict(plain.state_dict())
 
 
+@pytest.mark.parametrize(("output_stride", "sizes"), [(8, [8, 8, 8]), (16, [4, 8, 4])])
+def test_stages_at_one_stride_can_be_told_apart(output_stride, sizes):
+    encoder = TimmEncoder("test_resnet", 3, (32, 8, 16), output_stride=output_stride, by_stage=True, weights="none")
+    assert encoder.channels == TimmEncoder("test_resnet", 3, (32, 8, 16), weights="none").channels
+    features = encoder.eval()(torch.randn(1, 3, 64, 64))
+    assert [tuple(x.shape[1:]) for x in features] == [
+        (channels, size, size) for channels, size in zip(encoder.channels, sizes, strict=True)
+    ]
+
+
+def test_stages_are_named_by_their_strides_without_dilation():
+    with pytest.raises(ValueError, match=r"'test_resnet' has no stride 64; it has 2, 4, 8, 16 and 32"):
+        TimmEncoder("test_resnet", 3, (64,), output_stride=8, by_stage=True, weights="none")
+
+
 def test_a_missing_stride_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"'test_convnext' has no stride 2; it has 4, 8, 16 and 32"):
         TimmEncoder("test_convnext", 3, (2, 4), weights="none")

@@ -8,8 +8,12 @@ from segwright.methods.supervised import Supervised
 
 
 class ThreeOutputs(nn.Module):
-    def forward_all(self, image: Tensor) -> list[Tensor]:
-        return [image, 2 * image, 3 * image]
+    auxiliary_weight = 0.4
+
+    def forward_with_terms(
+        self, image: Tensor, mask: Tensor, ignore_label: int
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        return [image, 2 * image, 3 * image], {"own": image.mean()}
 
 
 class Total(nn.Module):
@@ -28,4 +32,5 @@ def test_the_total_weighs_losses_and_auxiliary_outputs() -> None:
     once = 18.0
     assert float(got["a"]) == once
     assert float(got["b"]) == 4 * once
-    assert float(got["loss"]) == pytest.approx((once + 0.5 * 4 * once) * (1 + 0.1 * (2 + 3)))
+    assert float(got["own"]) == 1
+    assert float(got["loss"]) == pytest.approx((once + 0.5 * 4 * once) * (1 + 0.1 * (2 + 3)) + 1)

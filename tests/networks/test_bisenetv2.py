@@ -1,13 +1,6 @@
-import pytest
 import torch
 
-from segwright.networks.bisenetv2 import PARAMETERS, VARIANTS, BiSeNetV2, GatherAndExpansion
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_parameters_are_the_published_ones(variant):
-    network = BiSeNetV2(3, 19, **VARIANTS[variant])
-    assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[variant]
+from segwright.networks.bisenetv2 import BiSeNetV2, GatherAndExpansion
 
 
 def test_parts_have_the_published_parameters():

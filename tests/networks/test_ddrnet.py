@@ -1,15 +1,6 @@
-import pytest
 import torch
 
-from segwright.networks.ddrnet import DAPPM, PARAMETERS, VARIANTS, DDRNet
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_parameters_are_the_published_ones(variant):
-    network = DDRNet(3, 19, **VARIANTS[variant])
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert count == PARAMETERS[variant]
-    assert round(count / 1e6, 1) == {"DDRNet-23-slim": 5.7, "DDRNet-23": 20.1}[variant]  # table 4 of the paper
+from segwright.networks.ddrnet import DAPPM, VARIANTS, DDRNet
 
 
 def test_defaults_are_the_slim_variant():

@@ -1,0 +1,190 @@
+"""Every network, trained from scratch for the same few minutes on the same data, then run on three engines.
+
+What a row says: the validation score after the minutes, how fast training was and how much memory it took, and for the
+trained network the time of one validation image in PyTorch (float32), ONNX Runtime and OpenVINO (float32 and the
+engine's own choice), with the share of pixels whose class equals PyTorch's. One network is trained at a time, in a
+process of its own. A network that has a row already is left out, so the script can be stopped and started again.
+
+    python benchmarks/zoo.py DATA [--minutes 4] [--crop 160,224] [--every 4] [--only NAME ...] [--work FOLDER]
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import torch
+
+from segwright import parts
+from segwright.data.folder import find_pairs
+from segwright.data.images import read_image
+from segwright.inference.segmenter import Segmenter
+from segwright.layers.hardware import has_bf16
+from segwright.run_folder import describe_environment
+from segwright.training.logs import read_rows
+
+RESULTS = Path(__file__).with_suffix(".csv")
+IMAGES = 5
+"""Validation images that the engines are compared and timed on."""
+
+
+def thin_out(data: Path, every: int, folder: Path) -> Path:
+    """A copy of the data set by links: all training pairs, every n-th validation pair."""
+    for split, pairs in find_pairs(data).splits.items():
+        for pair in pairs[:: every if split == "val" else 1]:
+            for kind, file in (("images", pair.image), ("masks", pair.mask)):
+                if file is not None:
+                    link = folder / kind / split / file.name
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    if not link.exists():
+                        link.symlink_to(file.resolve())
+    description = data / "dataset.yaml"
+    if description.is_file() and not (folder / description.name).exists():
+        (folder / description.name).symlink_to(description.resolve())
+    return folder
+
+
+def train_one(name: str, data: Path, run: Path, settings: list[str]) -> float:
+    """Train one network by the command line; its largest resident memory in GB."""
+    command = [sys.executable, "-m", "segwright.cli", "train", str(data), f"network={name}", *settings]
+    process = subprocess.Popen([*command, "--out", str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    message = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(message.strip().splitlines()[-1])
+    return usage.ru_maxrss / 1e6
+
+
+def deploy(segmenter: Segmenter, images: list[np.ndarray], folder: Path) -> dict[str, Any]:
+    """Milliseconds an image and share of equal pixels on each engine."""
+    stride = segmenter.stride
+    batches = [torch.from_numpy(_whole_cells(image, stride)).permute(2, 0, 1)[None] for image in images]
+    with torch.no_grad():
+        expected = [segmenter(batch).argmax(1).numpy() for batch in batches]
+        file = folder / "network.onnx"
+        torch.onnx.export(torch.export.export(segmenter, (batches[0],)), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file)
+    exact = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    free = openvino.compile_model(file, "CPU")
+    engines: dict[str, Callable[[torch.Tensor], np.ndarray]] = {
+        "torch": lambda batch: segmenter(batch).numpy(),
+        "onnxruntime": lambda batch: session.run(None, {"image": batch.numpy()})[0],
+        "openvino_fp32": lambda batch: exact(batch.numpy())[0],
+        "openvino": lambda batch: free(batch.numpy())[0],
+    }
+    found: dict[str, Any] = {}
+    for engine, run in engines.items():
+        with torch.no_grad():
+            run(batches[0])
+            seconds, equal = [], []
+            for batch, classes in zip(batches, expected, strict=True):
+                started = time.perf_counter()
+                logits = run(batch)
+                seconds.append(time.perf_counter() - started)
+                equal.append((logits.argmax(1) == classes).mean())
+        found[f"{engine}_ms"] = round(1000 * statistics.median(seconds), 1)
+        if engine != "torch":
+            found[f"{engine}_equal_percent"] = round(100 * float(np.mean(equal)), 3)
+    return found
+
+
+def _whole_cells(image: np.ndarray, stride: int) -> np.ndarray:
+    """Cut to sides that the network takes."""
+    height, width = (side // stride * stride for side in image.shape[:2])
+    return np.ascontiguousarray(image[:height, :width])
+
+
+def measure_one(name: str, data: Path, work: Path, settings: list[str]) -> dict[str, Any]:
+    """The row of one network."""
+    run = work / name
+    memory_gb = train_one(name, data, run, settings)
+    log, validations = read_rows(run / "log.csv"), read_rows(run / "validation.csv")
+    segmenter = Segmenter.load(run / "segmenter").eval()
+    images = [read_image(pair.image) for pair in find_pairs(data).splits["val"][:IMAGES]]
+    return {
+        "val_miou": round(100 * validations[-1]["miou"], 1),
+        "steps": int(log[-1]["step"]),
+        "train_images_per_s": round(statistics.median(row["images_per_s"] for row in log), 2),
+        "train_memory_gb": round(memory_gb, 2),
+        "parameters": sum(parameter.numel() for parameter in segmenter.network.parameters()),
+    } | deploy(segmenter, images, run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--crop", default="160,224", help="height and width of the training crops")
+    parser.add_argument("--every", type=int, default=4, help="validate on every n-th image")
+    parser.add_argument("--only", nargs="*", help="names of networks or variants; all networks if left out")
+    parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="folder of the runs")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    data = thin_out(arguments.data.resolve(), arguments.every, arguments.work / "data")
+    settings = [
+        f"train.minutes={arguments.minutes}",
+        "train.batch_size=4",
+        f"transform.crop=[{arguments.crop}]",
+        "train.validations=1",
+    ]
+    for name in arguments.only or parts.list_parts("network"):
+        if name in finished():
+            continue
+        shutil.rmtree(arguments.work / name, ignore_errors=True)
+        try:
+            row = measure_one(name, data, arguments.work, settings) | {"problem": ""}
+        except RuntimeError as error:
+            row = {"problem": str(error).splitlines()[0]}
+        environment = describe_environment()
+        write_row(
+            {
+                "network": name,
+                "date": datetime.now(UTC).date().isoformat(),
+                "processor": f"{environment['processor']}{' (bf16)' if has_bf16(torch.device('cpu')) else ''}",
+                "cores": environment["cores"],
+                "torch": torch.__version__,
+                "minutes": arguments.minutes,
+                "crop": arguments.crop.replace(",", "x"),
+                "val_images": len(find_pairs(data).splits["val"]),
+            }
+            | row
+            | {"command": f"python benchmarks/zoo.py DATA --minutes {arguments.minutes:g} --every {arguments.every}"}
+        )
+        print(name, row, flush=True)
+
+
+def finished() -> set[str]:
+    """Networks that have a row."""
+    if not RESULTS.exists():
+        return set()
+    with RESULTS.open(encoding="utf-8") as file:
+        return {row["network"] for row in csv.DictReader(file)}
+
+
+def write_row(row: dict[str, Any]) -> None:
+    """Add a row to the results; the file gets its header with the first one."""
+    rows = []
+    if RESULTS.exists():
+        with RESULTS.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    columns = list(dict.fromkeys(key for line in [*rows, row] for key in line))
+    with RESULTS.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows([*rows, row])
+
+
+if __name__ == "__main__":
+    main()
