@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segwright import parts
 from segwright.data.inspection import Inspection
-from segwright.layers.hardware import choose_device, free_memory, has_bf16
-from segwright.planning.memory import IN_USE, step_bytes
+from segwright.planning.machine import SMALLEST_STEP, fit_machine
 from segwright.planning.rate import choose_rate
 from segwright.recipe import Recipe
 
@@ -27,7 +25,7 @@ class Plan:
 
     Attributes:
         recipe: A recipe without open values.
-        notes: One sentence for each choice that memory forced.
+        notes: One sentence for each choice that the machine forced.
     """
 
     recipe: Recipe
@@ -56,7 +54,7 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
     if train.batch_size is None:
         values["train.batch_size"] = DEFAULT_BATCH * train.devices
     if "crop" in transform and transform["crop"] is None:
-        values["transform.crop"] = list(choose_crop((data.heights[1], data.widths[1]), network_stride(recipe)))
+        values["transform.crop"] = list(choose_crop((data.heights[1], data.widths[1]), recipe.network_stride))
     # Where the halves are alike in both directions there is no up, as in most microscopy: any angle can occur.
     has_up = max(data.vertical_asymmetry, data.horizontal_asymmetry) >= SYMMETRIC
     if "rotation_degrees" in transform and transform["rotation_degrees"] is None:
@@ -69,67 +67,11 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
         values["transform.flip_vertical"] = data.vertical_asymmetry < SYMMETRIC
     wanted = recipe.with_values(values)
     _check_batch(wanted)
-    fitting = _fit_memory(
-        wanted, inspection, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
+    return Plan(
+        *fit_machine(
+            wanted, inspection, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
+        )
     )
-    return Plan(fitting, _memory_notes(wanted, fitting))
-
-
-def _fit_memory(recipe: Recipe, inspection: Inspection, *, shrink_batch: bool, shrink_crop: bool) -> Recipe:
-    """The recipe with a smaller batch, then a smaller crop, until a step fits in the free memory."""
-    if recipe.transform.get("crop") is None:
-        return recipe  # a transform of somebody else's with sizes of its own
-    device = choose_device(recipe.train.device)
-    # On a GPU each device has a memory of its own; on the CPU all processes share one.
-    room = IN_USE * free_memory(device) * (recipe.train.devices if device.type == "cuda" else 1)
-    while (needed := _step_bytes(recipe, inspection)) > room:
-        smaller = _smaller(recipe, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
-        if smaller is None:
-            height, width = recipe.transform["crop"]
-            raise ValueError(
-                f"a training step of {recipe.network['name']} with {recipe.train.batch_size} crops of {height} x "
-                f"{width} needs about {needed / 1e9:.1f} GB, but {room / 1e9:.1f} GB can be used; take a smaller "
-                "network, crop or batch, or free memory"
-            )
-        recipe = smaller
-    return recipe
-
-
-def _step_bytes(recipe: Recipe, inspection: Inspection) -> int:
-    section, dataset = recipe.train, inspection.dataset
-    assert section.batch_size is not None
-    assert dataset.classes is not None
-    device = choose_device(section.device)
-    bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(device))
-    sizes = dataset.channels, len(dataset.classes), recipe.transform["crop"], section.batch_size
-    return step_bytes(recipe.network, *sizes, bf16=bf16)
-
-
-def _smaller(recipe: Recipe, *, shrink_batch: bool, shrink_crop: bool) -> Recipe | None:
-    """The next smaller recipe: half the batch down to 2 images a device, then three quarters of the crop."""
-    size, devices = recipe.train.batch_size, recipe.train.devices
-    assert size is not None
-    if shrink_batch and size // 2 >= 2 * devices:
-        return recipe.with_values({"train.batch_size": size // 2})
-    step = max(network_stride(recipe), 32)
-    crop = [max(step, side * 3 // 4 // step * step) for side in recipe.transform["crop"]]
-    if shrink_crop and crop != list(recipe.transform["crop"]):
-        return recipe.with_values({"transform.crop": crop})
-    return None
-
-
-def _memory_notes(wanted: Recipe, fitting: Recipe) -> tuple[str, ...]:
-    notes = []
-    for key, before, after in (
-        ("images a batch", wanted.train.batch_size, fitting.train.batch_size),
-        ("pixels a crop", wanted.transform.get("crop"), fitting.transform.get("crop")),
-    ):
-        if before != after:
-            old, new = (
-                " x ".join(str(side) for side in x) if isinstance(x, list | tuple) else x for x in (before, after)
-            )
-            notes.append(f"{new} {key} instead of {old}, so that a step of {fitting.network['name']} fits in memory")
-    return tuple(notes)
 
 
 def _check_batch(recipe: Recipe) -> None:
@@ -141,7 +83,7 @@ def _check_batch(recipe: Recipe) -> None:
             f"train.batch_size is {size}, but batch normalization needs 2 images or more, and {devices} devices a "
             f"multiple of {devices}; give {max(2, devices, -(-size // devices) * devices)}"
         )
-    stride, crop = network_stride(recipe), recipe.transform.get("crop")
+    stride, crop = recipe.network_stride, recipe.transform.get("crop")
     if crop is not None and (crop[0] % stride or crop[1] % stride):
         fitting = [max(1, side // stride) * stride for side in crop]
         raise ValueError(
@@ -150,14 +92,9 @@ def _check_batch(recipe: Recipe) -> None:
         )
 
 
-def network_stride(recipe: Recipe) -> int:
-    """Stride of the recipe's network, as its class says."""
-    return int(getattr(parts.constructor("network", recipe.network["name"]), "stride", 32))
-
-
 def choose_crop(median_size: tuple[float, float], stride: int) -> tuple[int, int]:
     """A crop that keeps the images' shape, is at most `LARGEST_CROP` in each side, and fits the stride."""
     height, width = median_size
     shrink = min(1.0, LARGEST_CROP / max(height, width))
-    step = max(stride, 32)
+    step = max(stride, SMALLEST_STEP)
     return max(step, round(height * shrink / step) * step), max(step, round(width * shrink / step) * step)

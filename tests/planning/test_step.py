@@ -1,10 +1,11 @@
-"""Tests of the memory that a training step needs."""
+"""Tests of what a training step needs and does."""
 
 import pytest
 import torch
+from torch import nn
 
 from segwright.layers.hardware import free_memory
-from segwright.planning.memory import BYTES_PER_PARAMETER, OVERHEAD, step_bytes
+from segwright.planning.step import BYTES_PER_PARAMETER, OVERHEAD, _overruns, follow_step
 
 TINY = {"name": "ddrnet", "width": 4, "head_channels": 8, "pyramid_channels": 8}
 
@@ -12,7 +13,7 @@ TINY = {"name": "ddrnet", "width": 4, "head_channels": 8, "pyramid_channels": 8}
 def needed(
     network: dict[str, object], crop: tuple[int, int] = (64, 64), batch_size: int = 2, bf16: bool = False
 ) -> int:
-    return step_bytes(network, 3, 5, crop, batch_size, bf16=bf16)
+    return follow_step(network, 3, 5, crop, batch_size, bf16=bf16).num_bytes
 
 
 def test_a_network_of_our_own_needs_what_can_be_counted_by_hand(tmp_path, monkeypatch) -> None:
@@ -47,3 +48,35 @@ def test_nothing_is_allocated_for_a_network_larger_than_the_machine() -> None:
 def test_a_network_for_volumes_is_refused() -> None:
     with pytest.raises(ValueError, match="attention_unet takes a volume, but the data set holds images"):
         needed({"name": "attention_unet", "dimensions": 3})
+
+
+@pytest.mark.parametrize(
+    ("kind", "kernel_size", "stride", "size", "overruns"),
+    [
+        (nn.Conv2d, 3, 2, (1, 1), True),
+        (nn.Conv2d, 3, 2, (5, 1), True),
+        (nn.Conv2d, 3, 4, (2, 2), True),
+        (nn.Conv2d, 3, 2, (2, 2), False),
+        (nn.Conv2d, 1, 2, (1, 1), False),
+        (nn.Conv2d, 3, 1, (1, 1), False),
+        (nn.ConvTranspose2d, 3, 2, (1, 1), True),
+    ],
+)
+def test_overruns_are_strides_beyond_the_map(
+    kind: type, kernel_size: int, stride: int, size: tuple[int, int], overruns: bool
+) -> None:
+    convolution = kind(4, 4, kernel_size, stride, padding=kernel_size // 2)
+    assert _overruns(convolution, torch.zeros(2, 4, *size)) is overruns
+
+
+def test_gradients_in_bfloat16_are_right_where_nothing_overruns() -> None:
+    """The gradients that the rule lets through; those that it stops are garbage on some processors only."""
+    torch.manual_seed(0)
+    for size, stride in (((2, 2), 2), ((3, 2), 2), ((8, 4), 4), ((1, 1), 1)):
+        convolution = nn.Conv2d(16, 16, 3, stride, padding=1, bias=False).to(memory_format=torch.channels_last)
+        assert not _overruns(convolution, torch.zeros(2, 16, *size))
+        x = torch.randn(2, 16, *size).to(memory_format=torch.channels_last)
+        exact = torch.autograd.grad(convolution(x).square().sum(), convolution.weight)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = torch.autograd.grad(convolution(x).float().square().sum(), convolution.weight)[0]
+        assert (rounded - exact).abs().max() < 0.05 * exact.abs().max()

@@ -1,7 +1,8 @@
-"""How much memory a training step needs, told from the shapes alone before anything is allocated."""
+"""What a training step needs and does, told from the shapes alone before anything is allocated."""
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,11 +20,29 @@ OVERHEAD = 1.3
 IN_USE = 0.6
 """Share of the free memory that a run may take; images in preparation and other programs have the rest."""
 
+_CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
-def step_bytes(
+
+@dataclass(frozen=True)
+class Step:
+    """A training step on images of one size.
+
+    Attributes:
+        num_bytes: Memory of the step.
+        overrun: Name of a convolution whose stride is larger than the width of its map, and whose kernel is larger
+            than a pixel; None if there is none. oneDNN leaves parts of its weights' gradient in bfloat16 unset on
+            CPUs: whatever lay in the memory before, up to 1e38, reaches the optimizer
+            (tests/planning/test_step.py has the case; seen with torch 2.15, like pytorch issue 169688).
+    """
+
+    num_bytes: int
+    overrun: str | None
+
+
+def follow_step(
     network: Mapping[str, Any], in_channels: int, num_classes: int, crop: Sequence[int], batch_size: int, *, bf16: bool
-) -> int:
-    """Memory of one training step in bytes.
+) -> Step:
+    """Follow the shapes of one training step; nothing is computed.
 
     Args:
         network: Name and arguments, as a recipe has them.
@@ -40,16 +59,32 @@ def step_bytes(
     make = parts.constructor("network", network["name"])
     if "weights" in inspect.signature(make).parameters:
         arguments["weights"] = "none"
-    with FakeTensorMode():
+    with torch.device("meta"):
         built: nn.Module = make(in_channels, num_classes, **arguments)
-        takes = getattr(built, "takes", "image")
-        if takes != "image":
-            raise ValueError(f"network {network['name']} takes a {takes}, but the data set holds images; take another")
+    takes = getattr(built, "takes", "image")
+    if takes != "image":
+        raise ValueError(f"network {network['name']} takes a {takes}, but the data set holds images; take another")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        built.to_empty(device="cpu").train()
         # Batch normalization needs two images; what the step keeps grows in proportion to the batch.
         image = torch.empty(2, in_channels, *crop)
-        kept = _kept_bytes(built.train(), image, bf16=bf16)
-        parameters = sum(parameter.numel() for parameter in built.parameters())
-    return round(BYTES_PER_PARAMETER * parameters + OVERHEAD * kept * batch_size / len(image))
+        overruns: list[str] = []
+        for name, module in built.named_modules():
+            if isinstance(module, _CONVOLUTIONS):
+                module.register_forward_pre_hook(
+                    lambda module, inputs, name=name: overruns.append(name) if _overruns(module, inputs[0]) else None
+                )
+        kept = _kept_bytes(built, image, bf16=bf16)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    num_bytes = round(BYTES_PER_PARAMETER * parameters + OVERHEAD * kept * batch_size / len(image))
+    return Step(num_bytes, overruns[0] if overruns else None)
+
+
+def _overruns(convolution: nn.Module, x: Tensor) -> bool:
+    assert isinstance(convolution, _CONVOLUTIONS)
+    return max(convolution.kernel_size) > 1 and any(
+        stride > side for stride, side in zip(convolution.stride, x.shape[-2:], strict=True)
+    )
 
 
 def _kept_bytes(network: nn.Module, image: Tensor, *, bf16: bool) -> int:

@@ -1,0 +1,98 @@
+"""Fits a recipe to the machine: its memory, and what its processor computes right."""
+
+from segwright.data.inspection import Inspection
+from segwright.layers.hardware import choose_device, free_memory, has_bf16
+from segwright.planning.step import IN_USE, Step, follow_step
+from segwright.recipe import Recipe
+
+SMALLEST_STEP = 32
+"""Crops change by this many pixels, or by the network's stride if that is larger."""
+
+
+def fit_machine(
+    recipe: Recipe, inspection: Inspection, *, shrink_batch: bool, shrink_crop: bool
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Shrink a batch, then a crop, until a step fits in the free memory; leave bfloat16 where it would be wrong.
+
+    Args:
+        recipe: A recipe without open values but the precision.
+        inspection: What the data is.
+        shrink_batch: Whether the batch may shrink.
+        shrink_crop: Whether the crop may shrink.
+
+    Returns:
+        The recipe, and one sentence for each change.
+
+    Raises:
+        ValueError: If no step fits, or if the recipe asks for bfloat16 where it would be wrong.
+    """
+    if recipe.transform.get("crop") is None:
+        return recipe, ()  # a transform of somebody else's with sizes of its own
+    device = choose_device(recipe.train.device)
+    # On a GPU each device has a memory of its own; on the CPU all processes share one.
+    room = IN_USE * free_memory(device) * (recipe.train.devices if device.type == "cuda" else 1)
+    fitting = recipe
+    while (step := _follow(fitting, inspection)).num_bytes > room:
+        smaller = _smaller(fitting, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
+        if smaller is None:
+            raise ValueError(_too_large(fitting, step, room))
+        fitting = smaller
+    notes = _size_notes(recipe, fitting)
+    if step.overrun is not None and device.type == "cpu" and _is_bf16(fitting):
+        layer = f"{step.overrun} of {recipe.network['name']}"
+        reason = (
+            f"crops of {_size(fitting)} leave {layer} a map smaller than its stride, where gradients in bfloat16 are "
+            "wrong on CPUs"
+        )
+        if fitting.train.precision == "bf16":
+            raise ValueError(f"{reason}; give larger crops or train.precision=fp32")
+        fitting = fitting.with_values({"train.precision": "fp32"})
+        notes = (*notes, f"float32 is used, because {reason}")
+    return fitting, notes
+
+
+def _is_bf16(recipe: Recipe) -> bool:
+    precision = recipe.train.precision
+    return precision == "bf16" or (precision == "auto" and has_bf16(choose_device(recipe.train.device)))
+
+
+def _follow(recipe: Recipe, inspection: Inspection) -> Step:
+    section, dataset = recipe.train, inspection.dataset
+    assert section.batch_size is not None
+    assert dataset.classes is not None
+    sizes = dataset.channels, len(dataset.classes), recipe.transform["crop"], section.batch_size
+    return follow_step(recipe.network, *sizes, bf16=_is_bf16(recipe))
+
+
+def _smaller(recipe: Recipe, *, shrink_batch: bool, shrink_crop: bool) -> Recipe | None:
+    """The next smaller recipe: half the batch down to 2 images a device, then three quarters of the crop."""
+    size, devices = recipe.train.batch_size, recipe.train.devices
+    assert size is not None
+    if shrink_batch and size // 2 >= 2 * devices:
+        return recipe.with_values({"train.batch_size": size // 2})
+    step = max(recipe.network_stride, SMALLEST_STEP)
+    crop = [max(step, side * 3 // 4 // step * step) for side in recipe.transform["crop"]]
+    if shrink_crop and crop != list(recipe.transform["crop"]):
+        return recipe.with_values({"transform.crop": crop})
+    return None
+
+
+def _too_large(recipe: Recipe, step: Step, room: float) -> str:
+    return (
+        f"a training step of {recipe.network['name']} with {recipe.train.batch_size} crops of {_size(recipe)} needs "
+        f"about {step.num_bytes / 1e9:.1f} GB, but {room / 1e9:.1f} GB can be used; take a smaller network, crop or "
+        "batch, or free memory"
+    )
+
+
+def _size(recipe: Recipe) -> str:
+    return " x ".join(str(side) for side in recipe.transform["crop"])
+
+
+def _size_notes(wanted: Recipe, fitting: Recipe) -> tuple[str, ...]:
+    before_after = (
+        (f"{wanted.train.batch_size} images a batch", f"{fitting.train.batch_size} images a batch"),
+        (f"crops of {_size(wanted)}", f"crops of {_size(fitting)}"),
+    )
+    reason = f"so that a step of {fitting.network['name']} fits in memory"
+    return tuple(f"{after} instead of {before}, {reason}" for before, after in before_after if before != after)

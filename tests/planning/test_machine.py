@@ -1,0 +1,55 @@
+"""Tests of fitting a recipe to the machine."""
+
+from pathlib import Path
+
+import pytest
+
+from segwright.data.inspection import inspect
+from segwright.planning import machine
+from segwright.planning.plan import complete
+from segwright.recipe import load_recipe
+
+
+def test_a_step_that_does_not_fit_gets_a_smaller_batch_then_a_smaller_crop(
+    rectangles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, inspection = load_recipe(None, ["network.width=4"], data=str(rectangles)), inspect(rectangles)
+    whole = machine._follow(complete(recipe, inspection).recipe, inspection).num_bytes
+    monkeypatch.setattr(machine, "free_memory", lambda device: whole / machine.IN_USE - 1)
+    got = complete(recipe, inspection)
+    assert got.recipe.train.batch_size == 2
+    assert list(got.recipe.transform["crop"]) == [64, 64]
+    assert got.notes == ("2 images a batch instead of 4 images a batch, so that a step of ddrnet fits in memory",)
+    half = machine._follow(got.recipe, inspection).num_bytes
+    monkeypatch.setattr(machine, "free_memory", lambda device: half / machine.IN_USE - 1)
+    assert list(complete(recipe, inspection).recipe.transform["crop"]) == [32, 32]
+
+
+def test_a_step_that_fits_in_no_size_is_refused(rectangles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"2 crops of 32 x 32 needs about 0\.\d GB, .* take a smaller network"):
+        complete(load_recipe(None, data=str(rectangles)), inspect(rectangles))
+
+
+def test_sizes_that_a_user_gave_are_not_changed(rectangles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda device: 1000)
+    given = ["train.batch_size=4", "transform.crop=[64,64]"]
+    with pytest.raises(ValueError, match="4 crops of 64 x 64"):
+        complete(load_recipe(None, given, data=str(rectangles)), inspect(rectangles))
+
+
+TINY = ["network=pan", "network.encoder=test_resnet", "network.weights=none", "network.channels=16"]
+
+
+def test_bfloat16_is_left_where_a_stride_is_larger_than_its_map(
+    rectangles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "has_bf16", lambda device: True)
+    got = complete(load_recipe(None, [*TINY, "train.device=cpu"], data=str(rectangles)), inspect(rectangles))
+    assert got.recipe.train.precision == "fp32"
+    assert got.notes[0].startswith("float32 is used, because crops of 64 x 64 leave fpa.down.2.0 of pan a map smaller")
+    asked = load_recipe(None, [*TINY, "train.device=cpu", "train.precision=bf16"], data=str(rectangles))
+    with pytest.raises(ValueError, match=r"in bfloat16 are wrong on CPUs; give larger crops or train\.precision=fp32"):
+        complete(asked, inspect(rectangles))
+    wide = load_recipe(None, [*TINY, "train.device=cpu", "transform.crop=[128,128]"], data=str(rectangles))
+    assert complete(wide, inspect(rectangles)).recipe.train.precision == "auto"
