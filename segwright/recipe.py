@@ -102,11 +102,6 @@ class Recipe(_Section):
             _set(settings, key, value)
         return make_recipe(settings)
 
-    @property
-    def network_stride(self) -> int:
-        """Sides of crops must be multiples of this, as the class of the recipe's network says."""
-        return int(getattr(parts.constructor("network", self.network["name"]), "stride", 32))
-
     def to_yaml(self) -> str:
         """The recipe as flat YAML, which `load_recipe` reads back."""
         return yaml.safe_dump(_plain(self.model_dump()), sort_keys=False, allow_unicode=True)

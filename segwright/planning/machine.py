@@ -10,13 +10,14 @@ SMALLEST_STEP = 32
 
 
 def fit_machine(
-    recipe: Recipe, inspection: Inspection, *, shrink_batch: bool, shrink_crop: bool
+    recipe: Recipe, inspection: Inspection, stride: int, *, shrink_batch: bool, shrink_crop: bool
 ) -> tuple[Recipe, tuple[str, ...]]:
     """Shrink a batch, then a crop, until a step fits in the free memory; leave bfloat16 where it would be wrong.
 
     Args:
         recipe: A recipe without open values but the precision.
         inspection: What the data is.
+        stride: Sides of crops must be multiples of this.
         shrink_batch: Whether the batch may shrink.
         shrink_crop: Whether the crop may shrink.
 
@@ -33,7 +34,7 @@ def fit_machine(
     room = IN_USE * free_memory(device) * (recipe.train.devices if device.type == "cuda" else 1)
     fitting = recipe
     while (step := _follow(fitting, inspection)).num_bytes > room:
-        smaller = _smaller(fitting, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
+        smaller = _smaller(fitting, stride, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
         if smaller is None:
             raise ValueError(_too_large(fitting, step, room))
         fitting = smaller
@@ -64,13 +65,13 @@ def _follow(recipe: Recipe, inspection: Inspection) -> Step:
     return follow_step(recipe.network, *sizes, bf16=_is_bf16(recipe))
 
 
-def _smaller(recipe: Recipe, *, shrink_batch: bool, shrink_crop: bool) -> Recipe | None:
+def _smaller(recipe: Recipe, stride: int, *, shrink_batch: bool, shrink_crop: bool) -> Recipe | None:
     """The next smaller recipe: half the batch down to 2 images a device, then three quarters of the crop."""
     size, devices = recipe.train.batch_size, recipe.train.devices
     assert size is not None
     if shrink_batch and size // 2 >= 2 * devices:
         return recipe.with_values({"train.batch_size": size // 2})
-    step = max(recipe.network_stride, SMALLEST_STEP)
+    step = max(stride, SMALLEST_STEP)
     crop = [max(step, side * 3 // 4 // step * step) for side in recipe.transform["crop"]]
     if shrink_crop and crop != list(recipe.transform["crop"]):
         return recipe.with_values({"transform.crop": crop})

@@ -7,6 +7,7 @@ from typing import Any
 from segwright.data.inspection import Inspection
 from segwright.planning.machine import SMALLEST_STEP, fit_machine
 from segwright.planning.rate import choose_rate
+from segwright.planning.skeleton import make_skeleton
 from segwright.recipe import Recipe
 
 LARGEST_CROP = 384
@@ -47,14 +48,15 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
     data, train, transform = inspection.statistics, recipe.train, recipe.transform
     if train.steps is None and train.epochs is None and train.minutes is None:
         values["train.minutes"] = DEFAULT_MINUTES
+    assert inspection.dataset.classes is not None
+    network = make_skeleton(recipe.network, inspection.dataset.channels, len(inspection.dataset.classes))
+    stride = int(getattr(network, "stride", 32))
     if "lr" in recipe.optimizer and recipe.optimizer["lr"] is None:
-        assert inspection.dataset.classes is not None
-        sizes = inspection.dataset.channels, len(inspection.dataset.classes)
-        values["optimizer.lr"] = choose_rate(recipe.optimizer["name"], recipe.network, *sizes)
+        values["optimizer.lr"] = choose_rate(recipe.optimizer["name"], network)
     if train.batch_size is None:
         values["train.batch_size"] = DEFAULT_BATCH * train.devices
     if "crop" in transform and transform["crop"] is None:
-        values["transform.crop"] = list(choose_crop((data.heights[1], data.widths[1]), recipe.network_stride))
+        values["transform.crop"] = list(choose_crop((data.heights[1], data.widths[1]), stride))
     # Where the halves are alike in both directions there is no up, as in most microscopy: any angle can occur.
     has_up = max(data.vertical_asymmetry, data.horizontal_asymmetry) >= SYMMETRIC
     if "rotation_degrees" in transform and transform["rotation_degrees"] is None:
@@ -66,15 +68,15 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
     if "flip_vertical" in transform and transform["flip_vertical"] is None:
         values["transform.flip_vertical"] = data.vertical_asymmetry < SYMMETRIC
     wanted = recipe.with_values(values)
-    _check_batch(wanted)
+    _check_batch(wanted, stride)
     return Plan(
         *fit_machine(
-            wanted, inspection, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
+            wanted, inspection, stride, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
         )
     )
 
 
-def _check_batch(recipe: Recipe) -> None:
+def _check_batch(recipe: Recipe, stride: int) -> None:
     """Refuse what could only fail once the run has begun."""
     size, devices = recipe.train.batch_size, recipe.train.devices
     assert size is not None
@@ -83,7 +85,7 @@ def _check_batch(recipe: Recipe) -> None:
             f"train.batch_size is {size}, but batch normalization needs 2 images or more, and {devices} devices a "
             f"multiple of {devices}; give {max(2, devices, -(-size // devices) * devices)}"
         )
-    stride, crop = recipe.network_stride, recipe.transform.get("crop")
+    crop = recipe.transform.get("crop")
     if crop is not None and (crop[0] % stride or crop[1] % stride):
         fitting = [max(1, side // stride) * stride for side in crop]
         raise ValueError(

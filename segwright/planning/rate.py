@@ -1,13 +1,6 @@
 """The learning rate that suits a network: layers without normalization bear far smaller steps."""
 
-import inspect
-from collections.abc import Mapping
-from typing import Any
-
-import torch
 from torch import nn
-
-from segwright import parts
 
 RATES = {"adamw": 2e-3, "sgd": 0.02}
 """For networks whose convolutions are normalized (benchmarks/defaults.csv)."""
@@ -23,15 +16,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.module
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def choose_rate(optimizer: str, network: Mapping[str, Any], in_channels: int, num_classes: int) -> float:
-    """The learning rate for an optimizer on a network, both as a recipe names them."""
-    arguments = {key: value for key, value in network.items() if key != "name"}
-    make = parts.constructor("network", network["name"])
-    if "weights" in inspect.signature(make).parameters:
-        arguments["weights"] = "none"
-    with torch.device("meta"):
-        built: nn.Module = make(in_channels, num_classes, **arguments)
-    factor = WITHOUT_NORMALIZATION if bare_share(built) > BEARABLE else 1.0
+def choose_rate(optimizer: str, network: nn.Module) -> float:
+    """The learning rate for an optimizer, as a recipe names it, on a network."""
+    factor = WITHOUT_NORMALIZATION if bare_share(network) > BEARABLE else 1.0
     return RATES[optimizer] * factor
 
 

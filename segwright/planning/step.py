@@ -1,6 +1,5 @@
 """What a training step needs and does, told from the shapes alone before anything is allocated."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segwright import parts
+from segwright.planning.skeleton import make_skeleton
 
 BYTES_PER_PARAMETER = 24
 """Weight, gradient, two moments of AdamW, averaged weight and its copy in validation, in single precision."""
@@ -55,15 +54,7 @@ def follow_step(
     Raises:
         ValueError: If the network does not take images.
     """
-    arguments = {key: value for key, value in network.items() if key != "name"}
-    make = parts.constructor("network", network["name"])
-    if "weights" in inspect.signature(make).parameters:
-        arguments["weights"] = "none"
-    with torch.device("meta"):
-        built: nn.Module = make(in_channels, num_classes, **arguments)
-    takes = getattr(built, "takes", "image")
-    if takes != "image":
-        raise ValueError(f"network {network['name']} takes a {takes}, but the data set holds images; take another")
+    built = make_skeleton(network, in_channels, num_classes)
     with FakeTensorMode(allow_non_fake_inputs=True):
         built.to_empty(device="cpu").train()
         # Batch normalization needs two images; what the step keeps grows in proportion to the batch.

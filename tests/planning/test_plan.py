@@ -47,3 +47,11 @@ def test_images_with_a_sky_are_not_turned_upside_down(tmp_path: Path) -> None:
 )
 def test_a_crop_fits_the_images_and_the_stride(size: tuple[int, int], stride: int, crop: tuple[int, int]) -> None:
     assert choose_crop(size, stride) == crop
+
+
+def test_a_network_made_deeper_gets_crops_that_fit_its_own_stride(rectangles: Path) -> None:
+    deep = ["network=unetplusplus", "network.depth=6", "network.width=2", "network.dropout=0"]
+    got = complete(load_recipe(None, deep, data=str(rectangles)), inspect(rectangles)).recipe
+    assert list(got.transform["crop"]) == [64, 64]
+    with pytest.raises(ValueError, match="needs multiples of 64"):
+        complete(load_recipe(None, [*deep, "transform.crop=[96,96]"], data=str(rectangles)), inspect(rectangles))

@@ -6,6 +6,7 @@ from torch import nn
 
 from segwright import parts
 from segwright.planning.rate import RATES, WITHOUT_NORMALIZATION, bare_share, choose_rate
+from segwright.planning.skeleton import make_skeleton
 
 BARE = {"fcn", "deeplabv1", "dilated_context", "unet_original", "unetplusplus", "refinenet"}
 NORMALIZED = {"unet", "ddrnet", "bisenetv2", "deeplabv3plus", "pspnet", "fc_densenet", "residual_unet", "segnet", "pan"}
@@ -15,7 +16,7 @@ NORMALIZED = {"unet", "ddrnet", "bisenetv2", "deeplabv3plus", "pspnet", "fc_dens
 def test_networks_without_normalization_get_smaller_steps(name: str) -> None:
     settings = {"name": name, **parts.check_arguments("network", name, {})}
     factor = WITHOUT_NORMALIZATION if name in BARE else 1.0
-    assert choose_rate("adamw", settings, 3, 5) == RATES["adamw"] * factor
+    assert choose_rate("adamw", make_skeleton(settings, 3, 5)) == RATES["adamw"] * factor
 
 
 def test_every_optimizer_has_a_rate() -> None:
