@@ -11,6 +11,7 @@ process of its own. A network that has a row already is left out, so the script 
 import argparse
 import csv
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -63,7 +64,8 @@ def train_one(name: str, data: Path, run: Path, settings: list[str]) -> float:
     message = process.stderr.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(message.strip().splitlines()[-1])
+        lines = message.strip().splitlines() or [f"it ended with status {status}, perhaps for want of memory"]
+        raise RuntimeError(lines[-1])
     return usage.ru_maxrss / 1e6
 
 
@@ -145,7 +147,7 @@ def main() -> None:
         shutil.rmtree(arguments.work / name, ignore_errors=True)
         try:
             row = measure_one(name, data, arguments.work, settings) | {"problem": ""}
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             row = {"problem": str(error).splitlines()[0]}
         environment = describe_environment()
         write_row(
@@ -160,9 +162,24 @@ def main() -> None:
                 "val_images": len(find_pairs(data).splits["val"]),
             }
             | row
-            | {"command": f"python benchmarks/zoo.py DATA --minutes {arguments.minutes:g} --every {arguments.every}"}
+            | {
+                "commit": commit(),
+                "command": shlex.join(["python", "benchmarks/zoo.py", "DATA", *settings_given(arguments)]),
+            }
         )
         print(name, row, flush=True)
+
+
+def settings_given(arguments: argparse.Namespace) -> list[str]:
+    """The options that a row depends on, as they are typed."""
+    options = {"minutes": f"{arguments.minutes:g}", "crop": arguments.crop, "every": str(arguments.every)}
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    return told.stdout.strip() or "unknown"
 
 
 def finished() -> set[str]:

@@ -232,12 +232,13 @@ def import_weights(
     classes: Annotated[str, typer.Option(help="Names of the classes, separated by commas.", show_default=False)] = "",
 ) -> None:
     """Turn trained weights of another library into a segmenter."""
-    import yaml
-
     from segwright.inference.foreign import import_segmenter
+    from segwright.recipe import read_override
 
-    pairs = (override.partition("=") for override in overrides or [])
-    arguments = {key.removeprefix("network."): yaml.safe_load(value) for key, _, value in pairs}
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another folder with --out")
+    pairs = (read_override(override) for override in overrides or [])
+    arguments = {key.removeprefix("network."): value for key, value in pairs}
     names = [name.strip() for name in classes.split(",")] if classes else []
     segmenter = import_segmenter(file, network, arguments, class_names=names)
     segmenter.save(out)

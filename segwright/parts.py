@@ -59,7 +59,10 @@ def expand(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     name = settings.get("name")
     if not isinstance(name, str) or "." in name or kind not in FOLDERS or name in list_parts(kind):
         return settings
-    part, arguments = list_variants(kind).get(variant_name(name), (name, {}))
+    wanted = variant_name(name)
+    if wanted in list_parts(kind):
+        return settings | {"name": wanted}
+    part, arguments = list_variants(kind).get(wanted, (name, {}))
     return arguments | settings | {"name": part}
 
 

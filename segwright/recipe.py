@@ -153,17 +153,27 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **values: Any)
             raise ValueError(f"recipe {path} holds no keys; a recipe starts with lines such as 'network: unet'")
     settings |= values
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise ValueError(f"override '{override}' has no value; write it as key=value, such as optimizer.lr=0.01")
-        try:
-            if key.strip() in _LIMITS and path is not None:
-                _drop_limits(settings)
-                path = None  # two limits among the overrides themselves are still a mistake
-            _set(settings, key.strip(), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise ValueError(f"override '{override}' has a value that is not YAML; quote it") from None
+        key, value = read_override(override)
+        if key in _LIMITS and path is not None:
+            _drop_limits(settings)
+            path = None  # two limits among the overrides themselves are still a mistake
+        _set(settings, key, value)
     return make_recipe(settings)
+
+
+def read_override(override: str) -> tuple[str, Any]:
+    """Key and value of `key.sub=value`.
+
+    Raises:
+        ValueError: If there is no value, or one that is not YAML.
+    """
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"override '{override}' has no value; write it as key=value, such as optimizer.lr=0.01")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"override '{override}' has a value that is not YAML; quote it") from None
 
 
 def _drop_limits(settings: dict[str, Any]) -> None:

@@ -79,17 +79,18 @@ def train(
     """
     started, folder = time.monotonic() if started is None else started, Path(folder)
     console = Console(quiet=quiet)
-    fabric = _make_fabric(recipe)
+    _check_hardware(recipe)
     with console.status("Reading the data"):
         inspection = inspect(Path(recipe.data))
     inspection.refuse_errors()
     if not _training_pairs(inspection):
         raise ValueError(f"{recipe.data} has no training images with masks; segwright inspect {recipe.data} tells more")
-    plan = complete(recipe, inspection)
+    plan = complete(recipe, inspection, is_resumed=resume)
     recipe = plan.recipe
     write_start(folder, recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
     _say_start(plan, inspection, folder, console)
     work = partial(_work, recipe=recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
+    fabric = _make_fabric(recipe)
     is_finished, best_miou = work(fabric) if recipe.train.devices == 1 else _launch(fabric, work)
     return Run(folder, is_finished, best_miou)
 
@@ -108,7 +109,8 @@ def _launch(fabric: Fabric, work: Callable[[Fabric], tuple[bool, float]]) -> tup
     return result
 
 
-def _make_fabric(recipe: Recipe) -> Fabric:
+def _check_hardware(recipe: Recipe) -> None:
+    """Refuse hardware that is absent before any image is read."""
     section = recipe.train
     kind = choose_device(section.device).type
     if kind == "cuda" and section.devices > torch.cuda.device_count():
@@ -116,11 +118,16 @@ def _make_fabric(recipe: Recipe) -> Fabric:
             f"train.devices is {section.devices}, but this machine has {torch.cuda.device_count()} GPUs; give at most "
             "that many"
         )
+    if section.deterministic and kind == "cuda":
+        raise ValueError("train.deterministic works on the CPU only; add --device cpu, or leave it out")
+
+
+def _make_fabric(recipe: Recipe) -> Fabric:
+    section = recipe.train
+    kind = choose_device(section.device).type
     is_bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(torch.device(kind)))
     # Fabric announces the precision by itself, in words that say less than ours.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    if section.deterministic and kind == "cuda":
-        raise ValueError("train.deterministic works on the CPU only; add --device cpu, or leave it out")
     if section.deterministic:
         torch.use_deterministic_algorithms(True)
     return Fabric(
@@ -159,8 +166,8 @@ def _work(
     console = Console(quiet=quiet or not fabric.is_global_zero)
     torch.manual_seed(recipe.train.seed)
     segmenter = _make_segmenter(recipe, inspection)
-    encoder = getattr(segmenter.network, "encoder", None)
-    if encoder is not None and hasattr(encoder, "weights_used"):
+    encoder = next((module for module in segmenter.network.modules() if hasattr(module, "weights_used")), None)
+    if encoder is not None:
         console.print(f"Encoder   {encoder.weights_used}", highlight=False, soft_wrap=True)
     if fabric.world_size > 1:
         segmenter.network = synchronize_batch_norm(segmenter.network)

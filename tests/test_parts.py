@@ -67,6 +67,10 @@ def test_a_published_variant_is_its_part_with_arguments() -> None:
     assert parts.expand("network", {"name": "UNet-ResNet50", "encoder": "resnet18"})["encoder"] == "resnet18"
 
 
+def test_a_part_may_be_written_as_the_field_writes_it() -> None:
+    assert parts.expand("network", {"name": "DDRNet"}) == {"name": "ddrnet"}
+
+
 def test_a_variant_with_the_name_of_a_part_is_that_part_as_it_is() -> None:
     variants = parts.list_variants("network")
     for name in set(variants) & set(parts.list_parts("network")):

@@ -14,6 +14,9 @@ from segwright import parts
 from segwright.catalog.table import NUM_CLASSES, SIDE, Row
 from segwright.types import Paper
 
+VOLUME_SIDE = 64
+"""Side of the volume that a network for volumes is shown with."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -54,7 +57,8 @@ class Card:
         differs: How it differs from the paper, one entry a point; empty if it does not.
         variants: Published configurations by the name that a recipe may use.
         arguments: What a recipe may set.
-        stages: The network's parts for an image of `SIDE` x `SIDE`.
+        input_shape: Shape of the image or volume that the stages are shown for.
+        stages: The network's parts.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Card:
     differs: tuple[str, ...]
     variants: dict[str, dict[str, Any]]
     arguments: tuple[Argument, ...]
+    input_shape: tuple[int, ...]
     stages: tuple[Stage, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def measure(name: str, miou: float | None = None) -> Row:
     network = _skeleton(name, {})
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        network(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+        network(torch.empty(1, *_input_shape(network), device="meta"))
     return Row(
         name=name,
         title=module.NAME,
@@ -100,11 +105,14 @@ def read_card(name: str) -> Card:
     Raises:
         ValueError: If there is none of this name; the message names the nearest.
     """
+    if "." in name:
+        raise ValueError(f"'{name}' is code from outside; only the built-in networks have a card")
     settings = parts.expand("network", {"name": name})
     part = settings.pop("name")
     make = parts.constructor("network", part)
     module = _module(part)
     text = inspect.cleandoc(module.__doc__ or "")
+    network = _skeleton(part, settings)
     return Card(
         name=name,
         title=module.NAME,
@@ -113,7 +121,8 @@ def read_card(name: str) -> Card:
         differs=_differs(text),
         variants={parts.variant_name(title): arguments for title, arguments in module.VARIANTS.items()},
         arguments=_arguments(make, settings),
-        stages=tuple(_stages(_skeleton(part, settings))),
+        input_shape=_input_shape(network),
+        stages=tuple(_stages(network)),
     )
 
 
@@ -129,6 +138,10 @@ def _skeleton(name: str, arguments: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = make(3, NUM_CLASSES, **arguments)
     return network.eval()
+
+
+def _input_shape(network: nn.Module) -> tuple[int, ...]:
+    return (3, SIDE, SIDE) if network.takes == "image" else (3, VOLUME_SIDE, VOLUME_SIDE, VOLUME_SIDE)
 
 
 def _count(module: nn.Module) -> int:
@@ -149,7 +162,7 @@ def _stages(network: nn.Module) -> list[Stage]:
         for name, module in _named_parts(network)
     ]
     with torch.no_grad():
-        network(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+        network(torch.empty(1, *_input_shape(network), device="meta"))
     for hook in hooks:
         hook.remove()
     return list(found.values())

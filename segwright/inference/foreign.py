@@ -47,7 +47,7 @@ def import_network(file: Path, name: str, arguments: Mapping[str, Any]) -> tuple
 
     Returns:
         The network in evaluation mode, its settings (name and all arguments), its input channels and its classes, both
-        as the file has them.
+        as the file has them; a single class, for a sigmoid, gets a background before it.
 
     Raises:
         ValueError: If the file cannot be read, no weights of others are known for the network, or they do not fit; the
@@ -64,6 +64,8 @@ def import_network(file: Path, name: str, arguments: Mapping[str, Any]) -> tuple
         raise ValueError(f"{part} knows no weights of other libraries; those that do are {', '.join(known)}")
     state = module.convert(read_state(file))
     in_channels, num_classes = _sizes(part, settings, state, file)
+    if num_classes == 1:
+        state, num_classes = _with_background(part, settings, in_channels, state), 2
     network: nn.Module = parts.build("network", part, settings, in_channels=in_channels, num_classes=num_classes)
     refuse_difference(network.state_dict(), state, f"{file} and {name}")
     network.load_state_dict(state)
@@ -82,12 +84,14 @@ def import_segmenter(
         file: As `import_network` has it.
         name: Network or published variant that the weights are of.
         arguments: Arguments of the network, as in a recipe.
-        class_names: One name a class; numbered if empty.
+        class_names: One name a class; numbered if empty. Where the file has a single class, its name is enough.
 
     Raises:
         ValueError: As `import_network` does, or if the number of names is not that of the classes.
     """
     network, settings, in_channels, num_classes = import_network(file, name, arguments or {})
+    if len(class_names) == 1 and num_classes == 2:
+        class_names = ("background", *class_names)
     names = tuple(class_names) or tuple(f"class {index}" for index in range(num_classes))
     if len(names) != num_classes:
         raise ValueError(f"{len(names)} class names came, but {file} has {num_classes} classes; give one name a class")
@@ -112,9 +116,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
         ValueError: If the file cannot be read or holds no weights.
     """
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        is_safe = file.suffix == ".safetensors"
+        found = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else "it is empty"
         raise ValueError(
@@ -126,9 +129,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not any(isinstance(value, Tensor) for value in found.values()):
         raise ValueError(f"{file} holds no weights by name; save network.state_dict()")
     state = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    while wrappers := [prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in state)]:
+        state = {name.removeprefix(wrappers[0]): value for name, value in state.items()}
     return state
 
 
@@ -154,6 +156,15 @@ def refuse_difference(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor],
             raise ValueError(
                 f"{what} differ first in '{key}', which the network lacks; give the network it was trained as"
             )
+
+
+def _with_background(
+    part: str, settings: dict[str, Any], in_channels: int, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights of two classes from those of one: the softmax over (0, x) is the sigmoid of x."""
+    one, two = _shapes(part, settings, in_channels, 1), _shapes(part, settings, in_channels, 2)
+    wider = {key for key in one if one[key] != two[key]}
+    return {key: torch.cat([torch.zeros_like(value), value]) if key in wider else value for key, value in state.items()}
 
 
 def _sizes(part: str, settings: dict[str, Any], state: Mapping[str, Tensor], file: Path) -> tuple[int, int]:

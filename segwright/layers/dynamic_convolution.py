@@ -103,7 +103,8 @@ class DynamicConvolution(nn.Module):
 def make_dynamic(module: nn.Module, kernels: int, routing: Routing = "softmax") -> None:
     """Replace, in place, every square 2-D convolution inside a module that is larger than 1 x 1 by a dynamic one."""
     for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1):
+        is_square = isinstance(child, nn.Conv2d) and child.kernel_size[0] == child.kernel_size[1] > 1
+        if isinstance(child, nn.Conv2d) and is_square:
             size, padding = child.kernel_size[0], child.padding
             assert isinstance(padding, tuple)
             replacement = DynamicConvolution(

@@ -1,8 +1,8 @@
 """What the machine computes fast, and how much memory it has left."""
 
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
 
@@ -32,32 +32,21 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory that a device has left, on the CPU within the limit of a container.
-
-    Where the system does not tell, 4 GiB are assumed.
-    """
+    """Bytes of memory that a device has left; on the CPU within the limit of a container."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = _free_main_memory()
-    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return free if limit is None else max(min(free, limit - (used or 0)), 0)
+    free = int(psutil.virtual_memory().available)
+    limit, used = (_numbers_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if not limit or not used:
+        return free
+    # What the system keeps of files counts as used there, but makes way for a program.
+    files = sum(_numbers_in("/sys/fs/cgroup/memory.stat").get(f"{kind}_file", 0) for kind in ("active", "inactive"))
+    return max(min(free, limit[""] - used[""] + files), 0)
 
 
-def _free_main_memory() -> int:
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        # Unlike the pages that sysconf calls free, this counts what the system keeps of files and can drop.
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 4 * 2**30
-
-
-def _number_in(path: str) -> int | None:
-    """The number in a file of the kernel; None if there is no such file or no number in it."""
+def _numbers_in(path: str) -> dict[str, int]:
+    """Numbers of a file of the kernel by their names, "" for one without; none if there is no such file."""
     file = Path(path)
-    text = file.read_text(encoding="ascii").strip() if file.is_file() else ""
-    return int(text) if text.isdigit() else None
+    lines = file.read_text(encoding="ascii").splitlines() if file.is_file() else []
+    named = (line.rpartition(" ") for line in lines)
+    return {name: int(number) for name, _, number in named if number.isdigit()}

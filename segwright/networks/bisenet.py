@@ -59,10 +59,17 @@ class Xception39(nn.Module):
 
     Attributes:
         channels: Channels of the two maps.
+        weights_used: Which weights it started from, in words.
+
+    Raises:
+        ValueError: If ImageNet weights are wanted, which are published nowhere in a form that fits.
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, weights: Weights = "none") -> None:
         super().__init__()
+        if weights == "imagenet":
+            raise ValueError("weights 'imagenet' of xception39 are not known here; use weights 'none'")
+        self.weights_used = "none, random start"
         self.stem = nn.Sequential(ConvNormReLU(in_channels, 8, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
         self.stages = nn.ModuleList()
         before = 8
@@ -160,7 +167,7 @@ class BiSeNet(nn.Module):
             ConvNormReLU(width // 2, width, 1),
         )
         if encoder == "xception39":
-            self.encoder: nn.Module = Xception39(in_channels)
+            self.encoder: nn.Module = Xception39(in_channels, weights)
         else:
             self.encoder = make_encoder(encoder, in_channels, [16, 32], weights=weights)
         channels16, channels32 = self.encoder.channels  # type: ignore[misc] # both kinds have two

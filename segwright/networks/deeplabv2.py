@@ -17,7 +17,7 @@ pooling is figures 4 and 7.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -52,12 +52,13 @@ class DilatedVGG16(nn.Module):
             x = pool(stage(x))  # B _ H/2+1 W/2+1, H/4+1 W/4+1, then H/8+1 W/8+1
         return [x]
 
-    def start(self, branches: nn.ModuleList) -> None:
+    def start(self, branches: Iterable[nn.Module]) -> None:
         """Start fc6 and fc7 of each branch from the hidden layers of the classifier, if they were loaded."""
         hidden_layers = self.vgg.fully_connected
         for branch in branches:
             self.vgg.fully_connected = hidden_layers
             self.vgg.hand_over(branch.fc6, branch.fc7)  # type: ignore[arg-type] # both are convolutions
+        self.vgg.hand_over()  # forgets them
 
 
 def _dilated_resnet(name: str, in_channels: int, weights: Weights) -> nn.Module:
@@ -140,8 +141,8 @@ class DeepLabV2(nn.Module):
         self.encoder = make(in_channels, weights)
         channels = self.encoder.channels[-1]
         self.aspp = nn.ModuleList(_branch(channels, hidden_channels, num_classes, rate) for rate in rates)
-        if encoder == "vgg16" and hidden_channels:
-            self.encoder.start(self.aspp)
+        if encoder == "vgg16":
+            self.encoder.start(self.aspp if hidden_channels else [])
 
     def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Logits at the image's size, the greatest over all scales."""

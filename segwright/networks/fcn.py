@@ -145,7 +145,7 @@ class FCN(nn.Module):
         )
         self.upscore = BilinearDeconvolution(num_classes, finest, padding=finest // 2 if modern else 0)
         self.crop = 0 if modern else CROPS[finest]
-        for part in (fc6, fc7):  # a random start of the classifier is that of torchvision's VGG16
+        for part in (fc6, fc7):  # a small start: nothing normalizes what comes in
             initialize_classifier(part)
         self.encoder.hand_over(fc6, fc7)
 

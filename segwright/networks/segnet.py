@@ -77,6 +77,7 @@ class SegNet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = VGG16(in_channels, norm=True, bias=bias, width=width, weights=weights)
+        self.encoder.hand_over()  # SegNet has no fully connected layers
         self.encoder_dropouts = nn.ModuleList(nn.Dropout(share) for share in (0.0, 0.0, dropout, dropout, dropout))
         self.decoders = nn.ModuleList()
         before = self.encoder.channels[-1]

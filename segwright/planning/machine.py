@@ -1,5 +1,7 @@
 """Fits a recipe to the machine: its memory, and what its processor computes right."""
 
+import torch
+
 from segwright.data.inspection import Inspection
 from segwright.layers.hardware import choose_device, free_memory, has_bf16
 from segwright.planning.step import IN_USE, Step, follow_step
@@ -30,14 +32,19 @@ def fit_machine(
     if recipe.transform.get("crop") is None:
         return recipe, ()  # a transform of somebody else's with sizes of its own
     device = choose_device(recipe.train.device)
-    # On a GPU each device has a memory of its own; on the CPU all processes share one.
-    room = IN_USE * free_memory(device) * (recipe.train.devices if device.type == "cuda" else 1)
-    fitting = recipe
-    while (step := _follow(fitting, inspection)).num_bytes > room:
-        smaller = _smaller(fitting, stride, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
-        if smaller is None:
-            raise ValueError(_too_large(fitting, step, room))
-        fitting = smaller
+    fitting, room = recipe, IN_USE * free_memory(device)
+    try:
+        while _needed(step := _follow(fitting, inspection), fitting, device) > room:
+            smaller = _smaller(fitting, stride, shrink_batch=shrink_batch, shrink_crop=shrink_crop)
+            if smaller is None:
+                raise ValueError(_too_large(fitting, _needed(step, fitting, device), room))
+            fitting = smaller
+    except (RuntimeError, NotImplementedError) as error:
+        if "." not in recipe.network["name"]:
+            raise
+        # Code from outside may ask for the values of its tensors, which have none here.
+        reason = str(error).splitlines()[0]
+        return recipe, (f"the memory of a step of {recipe.network['name']} could not be told ({reason})",)
     notes = _size_notes(recipe, fitting)
     if step.overrun is not None and device.type == "cpu" and _is_bf16(fitting):
         layer = f"{step.overrun} of {recipe.network['name']}"
@@ -52,16 +59,22 @@ def fit_machine(
     return fitting, notes
 
 
+def _needed(step: Step, recipe: Recipe, device: torch.device) -> int:
+    """Bytes of the memory that runs out first: of each GPU, or of the machine, which all processes share."""
+    size, devices = recipe.train.batch_size, recipe.train.devices
+    assert size is not None
+    return step.num_bytes(size // devices) if device.type == "cuda" else step.num_bytes(size, devices)
+
+
 def _is_bf16(recipe: Recipe) -> bool:
     precision = recipe.train.precision
     return precision == "bf16" or (precision == "auto" and has_bf16(choose_device(recipe.train.device)))
 
 
 def _follow(recipe: Recipe, inspection: Inspection) -> Step:
-    section, dataset = recipe.train, inspection.dataset
-    assert section.batch_size is not None
+    dataset = inspection.dataset
     assert dataset.classes is not None
-    sizes = dataset.channels, len(dataset.classes), recipe.transform["crop"], section.batch_size
+    sizes = dataset.channels, len(dataset.classes), recipe.transform["crop"]
     return follow_step(recipe.network, *sizes, bf16=_is_bf16(recipe))
 
 
@@ -78,10 +91,10 @@ def _smaller(recipe: Recipe, stride: int, *, shrink_batch: bool, shrink_crop: bo
     return None
 
 
-def _too_large(recipe: Recipe, step: Step, room: float) -> str:
+def _too_large(recipe: Recipe, needed: int, room: float) -> str:
     return (
         f"a training step of {recipe.network['name']} with {recipe.train.batch_size} crops of {_size(recipe)} needs "
-        f"about {step.num_bytes / 1e9:.1f} GB, but {room / 1e9:.1f} GB can be used; take a smaller network, crop or "
+        f"about {needed / 1e9:.1f} GB, but {room / 1e9:.1f} GB can be used; take a smaller network, crop or "
         "batch, or free memory"
     )
 

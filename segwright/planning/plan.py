@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from segwright import parts
 from segwright.data.inspection import Inspection
 from segwright.planning.machine import SMALLEST_STEP, fit_machine
-from segwright.planning.rate import choose_rate
+from segwright.planning.rate import RATES, choose_rate
 from segwright.planning.skeleton import make_skeleton
 from segwright.recipe import Recipe
 
@@ -33,12 +36,13 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def complete(recipe: Recipe, inspection: Inspection) -> Plan:
+def complete(recipe: Recipe, inspection: Inspection, *, is_resumed: bool = False) -> Plan:
     """Decide what a recipe left open: limit, learning rate, crop, batch size, flips, angles.
 
     Args:
         recipe: A checked recipe.
         inspection: What the data is.
+        is_resumed: Whether the recipe is that of a run that has begun, which the machine has fitted already.
 
     Raises:
         ValueError: If the sizes do not fit together, or no training step fits in the memory.
@@ -48,11 +52,12 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
     data, train, transform = inspection.statistics, recipe.train, recipe.transform
     if train.steps is None and train.epochs is None and train.minutes is None:
         values["train.minutes"] = DEFAULT_MINUTES
-    assert inspection.dataset.classes is not None
-    network = make_skeleton(recipe.network, inspection.dataset.channels, len(inspection.dataset.classes))
+    network = _skeleton(recipe, inspection)
     stride = int(getattr(network, "stride", 32))
-    if "lr" in recipe.optimizer and recipe.optimizer["lr"] is None:
-        values["optimizer.lr"] = choose_rate(recipe.optimizer["name"], network)
+    if recipe.optimizer["name"] in RATES and recipe.optimizer["lr"] is None:
+        is_built = isinstance(network, nn.Module)
+        name = recipe.optimizer["name"]
+        values["optimizer.lr"] = choose_rate(name, network) if is_built else RATES[name]
     if train.batch_size is None:
         values["train.batch_size"] = DEFAULT_BATCH * train.devices
     if "crop" in transform and transform["crop"] is None:
@@ -69,11 +74,25 @@ def complete(recipe: Recipe, inspection: Inspection) -> Plan:
         values["transform.flip_vertical"] = data.vertical_asymmetry < SYMMETRIC
     wanted = recipe.with_values(values)
     _check_batch(wanted, stride)
+    if is_resumed:
+        return Plan(wanted, ())
     return Plan(
         *fit_machine(
             wanted, inspection, stride, shrink_batch=train.batch_size is None, shrink_crop=transform.get("crop") is None
         )
     )
+
+
+def _skeleton(recipe: Recipe, inspection: Inspection) -> Any:  # noqa: ANN401 - a network, or the class of one
+    assert inspection.dataset.classes is not None
+    sizes = inspection.dataset.channels, len(inspection.dataset.classes)
+    try:
+        return make_skeleton(recipe.network, *sizes)
+    except (RuntimeError, NotImplementedError):
+        if "." not in recipe.network["name"]:
+            raise
+        # Code from outside may ask for the values of its weights, which have none here.
+        return parts.constructor("network", recipe.network["name"])
 
 
 def _check_batch(recipe: Recipe, stride: int) -> None:
@@ -99,4 +118,7 @@ def choose_crop(median_size: tuple[float, float], stride: int) -> tuple[int, int
     height, width = median_size
     shrink = min(1.0, LARGEST_CROP / max(height, width))
     step = max(stride, SMALLEST_STEP)
-    return max(step, round(height * shrink / step) * step), max(step, round(width * shrink / step) * step)
+    sides = (round(side * shrink / step) * step for side in (height, width))
+    # Rounding up may pass the limit where the step is large.
+    crop_height, crop_width = (max(step, side - step if side > LARGEST_CROP else side) for side in sides)
+    return crop_height, crop_width

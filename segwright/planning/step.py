@@ -14,7 +14,7 @@ BYTES_PER_PARAMETER = 24
 """Weight, gradient, two moments of AdamW, averaged weight and its copy in validation, in single precision."""
 
 OVERHEAD = 1.3
-"""Measured peak over what autograd keeps: gradients in flight, buffers of the convolutions, the allocator."""
+"""Peak over what autograd keeps: gradients in flight, buffers of the convolutions (benchmarks/memory.csv)."""
 
 IN_USE = 0.6
 """Share of the free memory that a run may take; images in preparation and other programs have the rest."""
@@ -27,19 +27,25 @@ class Step:
     """A training step on images of one size.
 
     Attributes:
-        num_bytes: Memory of the step.
+        weight_bytes: Memory that each process takes for weights and what belongs to them.
+        image_bytes: Memory that each image of the batch takes.
         overrun: Name of a convolution whose stride is larger than the width of its map, and whose kernel is larger
             than a pixel; None if there is none. oneDNN leaves parts of its weights' gradient in bfloat16 unset on
             CPUs: whatever lay in the memory before, up to 1e38, reaches the optimizer
-            (tests/planning/test_step.py has the case; seen with torch 2.15, like pytorch issue 169688).
+            (benchmarks/bfloat16_gradients.py shows it; seen with torch 2.15, a kin of pytorch issue 169688).
     """
 
-    num_bytes: int
+    weight_bytes: int
+    image_bytes: float
     overrun: str | None
+
+    def num_bytes(self, batch_size: int, processes: int = 1) -> int:
+        """Memory of a step of some processes together."""
+        return round(processes * self.weight_bytes + batch_size * self.image_bytes)
 
 
 def follow_step(
-    network: Mapping[str, Any], in_channels: int, num_classes: int, crop: Sequence[int], batch_size: int, *, bf16: bool
+    network: Mapping[str, Any], in_channels: int, num_classes: int, crop: Sequence[int], *, bf16: bool
 ) -> Step:
     """Follow the shapes of one training step; nothing is computed.
 
@@ -48,7 +54,6 @@ def follow_step(
         in_channels: Channels of the images.
         num_classes: Classes of the masks.
         crop: Height and width of the crops in pixels.
-        batch_size: Images a batch.
         bf16: Whether the step computes in bfloat16 where that is safe.
 
     Raises:
@@ -67,8 +72,7 @@ def follow_step(
                 )
         kept = _kept_bytes(built, image, bf16=bf16)
     parameters = sum(parameter.numel() for parameter in built.parameters())
-    num_bytes = round(BYTES_PER_PARAMETER * parameters + OVERHEAD * kept * batch_size / len(image))
-    return Step(num_bytes, overruns[0] if overruns else None)
+    return Step(BYTES_PER_PARAMETER * parameters, OVERHEAD * kept / len(image), overruns[0] if overruns else None)
 
 
 def _overruns(convolution: nn.Module, x: Tensor) -> bool:

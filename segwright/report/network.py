@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from segwright.catalog.card import Card, Stage
-from segwright.catalog.table import SIDE
 from segwright.report.networks import millions
 from segwright.types import Paper
 
@@ -17,7 +16,7 @@ from segwright.types import Paper
 def render_card(card: Card) -> RenderableType:
     """All about one network."""
     shown: list[RenderableType] = [Text(card.title, style="bold"), Text(card.summary), ""]
-    shown += [Text(str(card.paper), style="dim"), "", _heading(f"Stages, for 3 x {SIDE} x {SIDE}"), _stages(card)]
+    shown += [Text(str(card.paper), style="dim"), "", _heading(f"Stages, for {_size(card.input_shape)}"), _stages(card)]
     shown += ["", _heading("Arguments"), _arguments(card), "", _heading("Differs from the paper")]
     shown += [Padding(Text(f"- {point}"), (0, 0, 0, 2)) for point in card.differs] or [Text("  Nothing.")]
     if card.variants:
@@ -38,7 +37,11 @@ def _stages(card: Card) -> Table:
 
 
 def _shapes(stage: Stage) -> str:
-    return ", ".join(" x ".join(str(side) for side in shape) for shape in stage.shapes)
+    return ", ".join(_size(shape) for shape in stage.shapes)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(side) for side in shape)
 
 
 def _arguments(card: Card) -> Table:

@@ -7,10 +7,11 @@ from torch import nn
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    # Vectors are biases and the scales and shifts of norms: decaying them only shrinks what BatchNorm restores.
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim > 1]
-    plain = [parameter for parameter in trained if parameter.ndim <= 1]
+    # Vectors are biases and the scales and shifts of norms: decaying them only shrinks what BatchNorm restores. Dynamic
+    # convolutions have a table of biases.
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in trained if parameter.ndim > 1 and not name.endswith("bias")]
+    plain = [parameter for name, parameter in trained if parameter.ndim <= 1 or name.endswith("bias")]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 

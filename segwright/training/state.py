@@ -114,7 +114,13 @@ class Training:
         state = load_checkpoint(self.checkpoint)
         self.state = LoopState(**{key: state[key] for key in vars(self.state)})
         self.budget.restore(state["budget"])
-        self.method.module.load_state_dict(state["network"])
+        try:
+            self.method.module.load_state_dict(state["network"])
+        except RuntimeError:
+            raise ValueError(
+                f"{self.checkpoint} holds other weights than its network has now; it was made by another version, so "
+                "train again"
+            ) from None
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if self.average:
             self.average.network.load_state_dict(state["average"])

@@ -40,6 +40,17 @@ def test_the_card_of_a_variant_has_its_arguments() -> None:
     assert next(stage.shapes for stage in card.stages if stage.name == "stem") == ((64, SIDE // 4, SIDE // 4),)
 
 
+def test_a_network_for_volumes_is_shown_with_a_volume() -> None:
+    card = read_card("attention_unet_3d")
+    assert card.input_shape == (3, 64, 64, 64)
+    assert card.stages[0].shapes == ((16, 64, 64, 64),)
+
+
+def test_code_from_outside_has_no_card() -> None:
+    with pytest.raises(ValueError, match="code from outside"):
+        read_card("mine.network")
+
+
 def test_a_card_is_plain_json() -> None:
     assert json.loads(json.dumps(read_card("unet").to_json()))["paper"]["year"] == 2015
 

@@ -76,14 +76,26 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights.pth"
 
 
-@pytest.mark.parametrize("wrap", ["state_dict", "safetensors", "module."])
+def test_a_single_class_gets_a_background(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = trained(smp.Unet("resnet18", encoder_weights=None, classes=1), 3)
+    torch.save(original.state_dict(), tmp_path / "weights.pth")
+    segmenter = import_segmenter(tmp_path / "weights.pth", "unet", R18, class_names=["nucleus"])
+    assert segmenter.classes.names == ("background", "nucleus")
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        foreground = segmenter.network(image).softmax(dim=1)[:, 1:]
+        torch.testing.assert_close(foreground, original(image).sigmoid(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "safetensors", "module.", "_orig_mod.module."])
 def test_the_usual_wrappings_are_taken_off(weights: Path, tmp_path: Path, wrap: str) -> None:
     state, file = torch.load(weights), tmp_path / "wrapped.pth"
     if wrap == "safetensors":
         file = tmp_path / "wrapped.safetensors"
-        save_file(state, file)
-    elif wrap == "module.":
-        torch.save({f"module.{key}": value for key, value in state.items()}, file)
+        save_file({f"module.{key}": value for key, value in state.items()}, file)
+    elif wrap.endswith("."):
+        torch.save({f"{wrap}{key}": value for key, value in state.items()}, file)
     else:
         torch.save({"state_dict": state, "epoch": 3}, file)
     _, settings, in_channels, num_classes = import_network(file, "unet", {"encoder": "resnet18"})

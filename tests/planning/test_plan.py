@@ -43,6 +43,7 @@ def test_images_with_a_sky_are_not_turned_upside_down(tmp_path: Path) -> None:
         ((64, 64), 32, (64, 64)),
         ((20, 5000), 32, (32, 384)),
         ((1, 1), 16, (32, 32)),
+        ((360, 480), 256, (256, 256)),
     ],
 )
 def test_a_crop_fits_the_images_and_the_stride(size: tuple[int, int], stride: int, crop: tuple[int, int]) -> None:

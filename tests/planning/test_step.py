@@ -13,7 +13,7 @@ TINY = {"name": "ddrnet", "width": 4, "head_channels": 8, "pyramid_channels": 8}
 def needed(
     network: dict[str, object], crop: tuple[int, int] = (64, 64), batch_size: int = 2, bf16: bool = False
 ) -> int:
-    return follow_step(network, 3, 5, crop, batch_size, bf16=bf16).num_bytes
+    return follow_step(network, 3, 5, crop, bf16=bf16).num_bytes(batch_size)
 
 
 def test_a_network_of_our_own_needs_what_can_be_counted_by_hand(tmp_path, monkeypatch) -> None:
