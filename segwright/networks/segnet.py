@@ -16,30 +16,18 @@ Badrinarayanan and Cipolla, BMVC 2017, https://arxiv.org/abs/1511.02680), placed
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.encoders.timm import Weights
 from segwright.encoders.vgg import VGG16
 from segwright.layers.convolution import initialize_classifier, initialize_convolutions
 from segwright.layers.resize import check_sides
+from segwright.layers.unpooling import pool, unpool
 from segwright.types import Paper
 
 DECODERS = ((8, 8, 8), (8, 8, 4), (4, 4, 2), (2, 1), (1,))
 """Channels of the convolutions of decoders 5 to 1, in widths of encoder 1; the head is the second one of decoder 1."""
-
-
-def unpool(
-    x: Float[Tensor, "B C h w"], indices: Int[Tensor, "B C h w"], size: Sequence[int]
-) -> Float[Tensor, "B C H W"]:
-    """Put every value where the pooling had found it, on a map of `size` (height, width) that is zero elsewhere.
-
-    This is `max_unpool2d`, which refuses to run under `torch.use_deterministic_algorithms`: here no two values meet.
-    """
-    height, width = size
-    empty = x.new_zeros(*x.shape[:2], height * width)  # B C H·W
-    return empty.scatter(2, indices.flatten(2), x.flatten(2)).reshape(*x.shape[:2], height, width)  # B C H W
 
 
 def _decoder(in_channels: int, widths: Sequence[int], *, bias: bool, dropout: float) -> nn.Sequential:
@@ -96,8 +84,7 @@ class SegNet(nn.Module):
         for encoder, dropout in zip(self.encoder.stages, self.encoder_dropouts, strict=True):
             x = encoder(x)  # B D h w
             size = x.shape[-2:]
-            window = [min(2, side) for side in size]  # OpenVINO refuses a window that is larger than the map
-            x, indices = F.max_pool2d(x, window, 2, ceil_mode=True, return_indices=True)  # B D h/2 w/2, rounded up
+            x, indices = pool(x)  # B D h/2 w/2, rounded up
             x = dropout(x)
             poolings.append((indices, size))
         for decoder, (indices, size) in zip(self.decoders, reversed(poolings), strict=True):

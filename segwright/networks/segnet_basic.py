@@ -13,28 +13,15 @@ files, where the decoders have no ReLU; so is the dropout of Bayesian SegNet (ht
 - the classifier starts near zero, the other convolutions from He's initialization.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.layers.convolution import initialize_classifier, initialize_convolutions
 from segwright.layers.resize import check_sides
+from segwright.layers.unpooling import pool, unpool
 from segwright.types import Paper
-
-
-def unpool(
-    x: Float[Tensor, "B C h w"], indices: Int[Tensor, "B C h w"], size: Sequence[int]
-) -> Float[Tensor, "B C H W"]:
-    """Put every value where the pooling had found it, on a map of `size` (height, width) that is zero elsewhere.
-
-    This is `max_unpool2d`, which refuses to run under `torch.use_deterministic_algorithms`: here no two values meet.
-    """
-    height, width = size
-    empty = x.new_zeros(*x.shape[:2], height * width)  # B C H·W
-    return empty.scatter(2, indices.flatten(2), x.flatten(2)).reshape(*x.shape[:2], height, width)  # B C H W
 
 
 def _convolution_norm(in_channels: int, channels: int, *, bias: bool) -> list[nn.Module]:
@@ -80,8 +67,7 @@ class SegNetBasic(nn.Module):
         for encoder, dropout in zip(self.encoders, self.encoder_dropouts, strict=True):
             x = encoder(x)  # B D h w
             size = x.shape[-2:]
-            window = [min(2, side) for side in size]  # OpenVINO refuses a window that is larger than the map
-            x, indices = F.max_pool2d(x, window, 2, ceil_mode=True, return_indices=True)  # B D h/2 w/2, rounded up
+            x, indices = pool(x)  # B D h/2 w/2, rounded up
             x = dropout(x)
             poolings.append((indices, size))
         for decoder, (indices, size) in zip(self.decoders, reversed(poolings), strict=True):

@@ -75,9 +75,13 @@ def test_a_channel_attends_least_to_itself():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_position_attention_keeps_no_pair_of_positions_where_the_engine_can_do_without(layout):
-    attention = PositionAttention(16)
+    attention, x = PositionAttention(16), noise(1, 16, 5, 7).to(memory_format=layout)
+    nn.init.ones_(attention.gamma)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # fails if the engine cannot
-        attention(noise(1, 16, 5, 7).to(memory_format=layout)).sum().backward()
+        linear = attention(x)
+        linear.sum().backward()
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.testing.assert_close(linear, attention(x))
 
 
 def test_products_of_channels_stay_in_single_precision():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segwright.networks import segnet
-from segwright.networks.segnet import VARIANTS, SegNet, unpool
+from segwright.networks.segnet import VARIANTS, SegNet
 
 
 def small(**arguments):
@@ -19,32 +19,6 @@ def record_inputs(modules):
     for module in modules:
         module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     return inputs
-
-
-@pytest.mark.parametrize("size", [(8, 12), (9, 11), (1, 1)])
-def test_unpooling_equals_that_of_pytorch(size):
-    pooled, indices = F.max_pool2d(torch.randn(2, 3, *size), 2, ceil_mode=True, return_indices=True)
-    values = torch.randn_like(pooled)
-    assert torch.equal(unpool(values, indices, size), F.max_unpool2d(values, indices, 2, output_size=size))
-
-
-def test_unpooling_leaves_each_window_its_largest_value_in_its_place():
-    x = torch.rand(2, 3, 8, 12)
-    pooled, indices = F.max_pool2d(x, 2, return_indices=True)
-    restored = unpool(pooled, indices, (8, 12))
-    assert torch.equal(restored[restored != 0], x[restored != 0])
-    windows = F.unfold(restored.flatten(0, 1)[:, None], 2, stride=2)
-    assert torch.equal((windows != 0).sum(1), torch.ones(6, 24, dtype=torch.long))
-    assert torch.equal(windows.amax(1).view_as(pooled), pooled)
-
-
-def test_unpooling_runs_where_the_same_bits_are_asked_for():
-    pooled, indices = F.max_pool2d(torch.randn(1, 2, 4, 4, requires_grad=True), 2, return_indices=True)
-    torch.use_deterministic_algorithms(True)
-    try:
-        unpool(pooled, indices, (4, 4)).sum().backward()
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_logits_equal_those_with_the_unpooling_of_pytorch(monkeypatch):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from segwright.networks import segnet_basic
-from segwright.networks.segnet_basic import VARIANTS, SegNetBasic, unpool
+from segwright.networks.segnet_basic import VARIANTS, SegNetBasic
 
 
 def small(**arguments):
@@ -19,13 +19,6 @@ def record_inputs(modules):
     for module in modules:
         module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     return inputs
-
-
-@pytest.mark.parametrize("size", [(8, 12), (9, 11), (1, 1)])
-def test_unpooling_equals_that_of_pytorch(size):
-    pooled, indices = F.max_pool2d(torch.randn(2, 3, *size), 2, ceil_mode=True, return_indices=True)
-    values = torch.randn_like(pooled)
-    assert torch.equal(unpool(values, indices, size), F.max_unpool2d(values, indices, 2, output_size=size))
 
 
 def test_logits_equal_those_with_the_unpooling_of_pytorch(monkeypatch):
