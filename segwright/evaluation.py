@@ -14,7 +14,6 @@ from segwright.data.folder import Dataset, Pair
 from segwright.files import write_whole
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image
-from segwright.metrics.bootstrap import bootstrap_interval
 from segwright.metrics.confusion import (
     confusion_matrix,
     dice,
@@ -24,6 +23,7 @@ from segwright.metrics.confusion import (
     pixel_accuracy,
 )
 from segwright.types import Classes
+from segwright.uncertainty import bootstrap_interval
 
 PROTOCOL = (
     "One confusion matrix over all pixels of all images at their original size; void pixels are left out; IoU and "

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from segwright.layers.pixels import flatten_pixels
 from segwright.layers.processes import sum_over_processes
 from segwright.types import IGNORE_LABEL
 
@@ -28,12 +29,7 @@ class Dice(nn.Module):
 
     def forward(self, logits: Float[Tensor, "B K *S"], mask: Integer[Tensor, "B *S"]) -> Float[Tensor, ""]:
         """The loss in [0, 1]; 0 if no class that counts is in the masks."""
-        if logits.shape[2:] != mask.shape[1:]:
-            raise ValueError(
-                f"logits are {tuple(logits.shape[2:])}, but the mask is {tuple(mask.shape[1:])}; resize one"
-            )
-        scores = logits.to(torch.float32, memory_format=torch.contiguous_format).flatten(2)  # B K N
-        labels = mask.long().flatten(1)  # B N
+        scores, labels = flatten_pixels(logits, mask)  # B K N, B N
         probabilities = scores.softmax(dim=1)  # B K N
         overlap, predicted, actual = self._sums(probabilities, labels)
 
@@ -53,8 +49,8 @@ class Dice(nn.Module):
         # One row of sums an image keeps the single-precision sums short.
         overlap = own.new_zeros(batch, classes).scatter_add(1, index, own).sum(dim=0)  # K
         actual = labels.new_zeros(batch, classes).scatter_add(1, index, valid.long()).sum(dim=0)  # K
-        predicted = (probabilities @ valid[:, :, None].float()).sum(dim=(0, 2))  # K
-        return overlap, predicted, actual.float()
+        predicted = (probabilities @ valid[:, :, None].to(probabilities.dtype)).sum(dim=(0, 2))  # K
+        return overlap, predicted, actual.to(probabilities.dtype)
 
 
 build = Dice

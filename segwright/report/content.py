@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from segwright.metrics import confusion as metrics
-from segwright.metrics.bootstrap import bootstrap_interval
 from segwright.types import Classes, Image
+from segwright.uncertainty import bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
-from segwright.losses.cross_entropy import CrossEntropy, class_weights
+from segwright.layers.class_weights import class_weights
+from segwright.losses.cross_entropy import CrossEntropy
 
 SHARES = [0.5, 0.3, 0.15, 0.05]
 
@@ -24,7 +23,7 @@ def batch(*size, classes=4, void=0.2):
 def test_equals_that_of_torch_for_any_number_of_axes(size, balance, label_smoothing):
     logits, mask = batch(*size)
     loss = CrossEntropy(balance, label_smoothing, class_shares=SHARES)(logits, mask)
-    weight = class_weights(SHARES, balance)
+    weight = class_weights(balance, SHARES)
     expected = F.cross_entropy(logits, mask, weight, ignore_index=255, label_smoothing=label_smoothing)
     torch.testing.assert_close(loss, expected)
 
@@ -69,32 +68,8 @@ def test_another_ignore_label_is_taken():
     torch.testing.assert_close(loss, CrossEntropy("median_frequency", class_shares=SHARES)(logits, mask))
 
 
-def test_weights_are_those_of_the_papers():
-    median = (0.3 + 0.15) / 2
-    assert class_weights(SHARES, "median_frequency").tolist() == pytest.approx([median / share for share in SHARES])
-    expected = [1 / math.log(1.02 + share) for share in SHARES]
-    assert class_weights(SHARES, "inverse_log").tolist() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("balance", ["median_frequency", "inverse_log"])
-def test_an_absent_class_weighs_nothing_and_does_not_shift_the_median(balance):
-    weights = class_weights([0.0, *SHARES], balance)
-    assert weights[0] == 0
-    assert torch.equal(weights[1:], class_weights(SHARES, balance))
-
-
 def test_weights_are_no_part_of_the_state():
     assert not CrossEntropy("inverse_log", class_shares=SHARES).state_dict()
-
-
-def test_balance_without_shares_is_refused():
-    with pytest.raises(ValueError, match="balance 'inverse_log' came without class_shares"):
-        CrossEntropy("inverse_log")
-
-
-def test_shares_of_void_only_are_refused():
-    with pytest.raises(ValueError, match="no positive share"):
-        CrossEntropy("inverse_log", class_shares=[0.0, 0.0])
 
 
 def test_a_mask_of_another_size_is_refused():

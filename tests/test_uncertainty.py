@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segwright.metrics import bootstrap
-from segwright.metrics.bootstrap import bootstrap_interval
+from segwright import uncertainty
 from segwright.metrics.confusion import intersection_over_union, mean_iou, pixel_accuracy
+from segwright.uncertainty import bootstrap_interval
 
 
 def random_confusions(num_images: int, num_classes: int = 3, seed: int = 0) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_interval():
 def test_small_memory_changes_no_number(monkeypatch):
     confusions = random_confusions(23, 4)
     whole = bootstrap_interval(confusions, intersection_over_union, resamples=100)
-    monkeypatch.setattr(bootstrap, "_MOST_CELLS", 70)
+    monkeypatch.setattr(uncertainty, "_MOST_CELLS", 70)
     parts = bootstrap_interval(confusions, intersection_over_union, resamples=100)
     np.testing.assert_array_equal(whole, parts)
 
