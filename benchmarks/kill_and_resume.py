@@ -21,7 +21,7 @@ from segwright.data.cells import write_cells
 from segwright.training.logs import read_rows
 
 SETTINGS = [
-    "network.width=16", "transform.crop=[128,128]", "train.batch_size=4", "train.deterministic=true",
+    "network=ddrnet", "network.width=16", "transform.crop=[128,128]", "train.batch_size=4", "train.deterministic=true",
     "train.checkpoint_s=1", "train.validations=4",
 ]  # fmt: skip
 

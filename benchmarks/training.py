@@ -9,20 +9,17 @@ else. The two take turns in one process; the figure of a turn is the median of i
 """
 
 import argparse
-import csv
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
+from results import machine, write_row
 
-from segwright.layers.hardware import has_bf16
 from segwright.recipe import load_recipe
 from segwright.run import train
-from segwright.run_folder import describe_environment
 from segwright.training.logs import read_rows
 
 BATCH, CROP, WARM_UP = 4, (352, 480), 2
@@ -75,14 +72,8 @@ def main() -> None:
         ours.append(time_ours(arguments.data, arguments.steps))
         plain.append(time_plain(arguments.steps, 11))
         print(f"turn {turn + 1}: ours {ours[-1]:.2f}, plain {plain[-1]:.2f} images/s", flush=True)
-    environment = describe_environment()
-    row = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "processor": environment["processor"],
-        "cores": environment["cores"],
+    row = machine() | {
         "amx": torch.cpu._is_amx_tile_supported(),
-        "bf16": has_bf16(torch.device("cpu")),
-        "torch": torch.__version__,
         "segmentation_models_pytorch": smp.__version__,
         "batch": BATCH,
         "crop": f"{CROP[0]}x{CROP[1]}",
@@ -93,13 +84,7 @@ def main() -> None:
         "command": f"python benchmarks/training.py DATA --turns {arguments.turns} --steps {arguments.steps}",
     }
     print(f"{row['ratio']} times as fast")
-    path = Path(__file__).with_suffix(".csv")
-    is_new = not path.is_file()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
+    write_row(Path(__file__).with_suffix(".csv"), row)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ process of its own. A network that has a row already is left out, so the script 
 """
 
 import argparse
-import csv
 import os
 import shlex
 import shutil
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,13 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
+from results import machine, read_rows, write_row
 
 from segwright import parts
 from segwright.data.folder import find_pairs
 from segwright.data.images import read_image
 from segwright.inference.segmenter import Segmenter
-from segwright.layers.hardware import has_bf16
-from segwright.run_folder import describe_environment
-from segwright.training.logs import read_rows
+from segwright.training.logs import read_rows as read_log
 
 RESULTS = Path(__file__).with_suffix(".csv")
 IMAGES = 5
@@ -112,7 +109,7 @@ def measure_one(name: str, data: Path, work: Path, settings: list[str]) -> dict[
     """The row of one network."""
     run = work / name
     memory_gb = train_one(name, data, run, settings)
-    log, validations = read_rows(run / "log.csv"), read_rows(run / "validation.csv")
+    log, validations = read_log(run / "log.csv"), read_log(run / "validation.csv")
     segmenter = Segmenter.load(run / "segmenter").eval()
     images = [read_image(pair.image) for pair in find_pairs(data).splits["val"][:IMAGES]]
     return {
@@ -149,23 +146,19 @@ def main() -> None:
             row = measure_one(name, data, arguments.work, settings) | {"problem": ""}
         except (RuntimeError, ValueError) as error:
             row = {"problem": str(error).splitlines()[0]}
-        environment = describe_environment()
         write_row(
-            {
-                "network": name,
-                "date": datetime.now(UTC).date().isoformat(),
-                "processor": f"{environment['processor']}{' (bf16)' if has_bf16(torch.device('cpu')) else ''}",
-                "cores": environment["cores"],
-                "torch": torch.__version__,
+            RESULTS,
+            {"network": name}
+            | machine()
+            | {
                 "minutes": arguments.minutes,
                 "crop": arguments.crop.replace(",", "x"),
                 "val_images": len(find_pairs(data).splits["val"]),
             }
             | row
             | {
-                "commit": commit(),
                 "command": shlex.join(["python", "benchmarks/zoo.py", "DATA", *settings_given(arguments)]),
-            }
+            },
         )
         print(name, row, flush=True)
 
@@ -176,31 +169,9 @@ def settings_given(arguments: argparse.Namespace) -> list[str]:
     return [part for name, value in options.items() for part in (f"--{name}", value)]
 
 
-def commit() -> str:
-    """The commit that is measured."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
-
-
 def finished() -> set[str]:
     """Networks that have a row."""
-    if not RESULTS.exists():
-        return set()
-    with RESULTS.open(encoding="utf-8") as file:
-        return {row["network"] for row in csv.DictReader(file)}
-
-
-def write_row(row: dict[str, Any]) -> None:
-    """Add a row to the results; the file gets its header with the first one."""
-    rows = []
-    if RESULTS.exists():
-        with RESULTS.open(encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    columns = list(dict.fromkeys(key for line in [*rows, row] for key in line))
-    with RESULTS.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows([*rows, row])
+    return {row["network"] for row in read_rows(RESULTS)}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from segwright.recipe import Recipe
+
 app = typer.Typer(
     help="From a folder of images and masks to a trained, measured, deployed segmenter.",
     no_args_is_help=True,
@@ -24,6 +26,17 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Argument(help="Folder with images and masks.", show_default=False)]
 Precision = Annotated[Literal["auto", "bf16", "fp32"], typer.Option(help="auto: bf16 where the hardware has it.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")]
+Augment = Annotated[
+    Literal["none", "flip", "flips", "scales", "full"],
+    typer.Option(
+        help="Views to average: left and right exchanged (flip), all flips and turns, three scales, or six with flips."
+    ),
+]
+Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Part of the data set.")]
+Preset = Annotated[
+    Literal["medical", "driving", "inspection"] | None,
+    typer.Option(help="Crop, batch, schedule and steps that a field is used to."),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run or of a segmenter.", show_default=False)]
 
 
@@ -50,7 +63,66 @@ def inspect(
 
 
 @app.command()
-def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
+def plan(
+    data: Data,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Values that are given, such as network=unet; the rest is decided.", show_default=False),
+    ] = None,
+    preset: Preset = None,
+    minutes: Annotated[float | None, typer.Option(help="Time that training may take.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of the recipe; the data's name by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Decide how to train on a data set, say why, and write the recipe; train takes it."""
+    from rich.console import Console
+
+    from segwright.data.inspection import inspect as inspect_data
+    from segwright.planning.file import plan_to_yaml
+    from segwright.planning.plan import complete
+    from segwright.planning.probe import probe
+    from segwright.report.plan import render_plan
+
+    given = {"minutes": minutes, "device": device}
+    changes = [*(overrides or []), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
+    recipe, console = _recipe_of(data, changes, preset), Console()
+    file = out or Path(f"{data.resolve().name}.yaml")
+    if file.exists():
+        raise ValueError(f"{file} exists already; give another file with --out")
+    with Console(stderr=True).status("Reading the data"):
+        inspection = inspect_data(data)
+    inspection.refuse_errors()
+    made = complete(recipe, inspection)
+    with Console(stderr=True).status("Timing a few training steps"):
+        pace = probe(made.recipe, inspection)
+    file.write_text(plan_to_yaml(made, f"How to train on {data}: segwright train {file}\n{pace.describe()}"))
+    console.print(render_plan(made, pace))
+    typer.echo(f"Recipe     {file}; train with: segwright train {file}")
+
+
+@app.command()
+def find_rate(
+    data: Data,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes of the recipe, such as network=unet.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps of the sweep, 20 or more.")] = 100,
+) -> None:
+    """Train with a growing learning rate for a few steps and suggest one (range test)."""
+    from segwright.rate_sweep import sweep_rate
+    from segwright.report.charts import number
+
+    recipe = _recipe_of(data, overrides or [], None)
+    with _bar() as bar:
+        task = bar.add_task("Sweeping", total=steps)
+        sweep = sweep_rate(recipe, steps=steps, progress=lambda done: bar.update(task, completed=done))
+    for index in range(0, len(sweep.rates), max(1, len(sweep.rates) // 20)):
+        typer.echo(f"{number(sweep.rates[index]):>9}  {sweep.smoothed[index]:8.4f}")
+    typer.echo(f"The loss falls fastest at optimizer.lr={sweep.suggestion:.2g}")
+
+
+@app.command()
+def train(
     source: Annotated[
         Path | None, typer.Argument(help="Folder with images and masks, or a recipe (.yaml).", show_default=False)
     ] = None,
@@ -58,6 +130,7 @@ def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
         list[str] | None,
         typer.Argument(help="Changes of the recipe, such as network=unet optimizer.lr=0.01.", show_default=False),
     ] = None,
+    preset: Preset = None,
     minutes: Annotated[float | None, typer.Option(help="Finish in this time, evaluation included.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
@@ -65,55 +138,88 @@ def train(  # noqa: PLR0917 - one option a parameter, as typer wants it
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     devices: Annotated[int | None, typer.Option(help="Processes that train together.")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Train one segmenter a fold, score each image by the one that never saw it.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
 ) -> None:
     """Train a segmenter, score it and write its report."""
     started = time.monotonic()
     from rich.console import Console
 
-    from segwright.recipe import load_recipe
+    from segwright.recipe import AUTO, load_recipe
     from segwright.run_folder import RECIPE, next_folder
 
-    given = {"minutes": minutes, "epochs": epochs, "steps": steps, "device": device, "devices": devices, "seed": seed}
+    given = {"minutes": minutes, "epochs": epochs, "steps": steps, "device": device, "devices": devices}
+    given |= {"folds": folds, "seed": seed}
     changes = [*(overrides or []), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
     if resume is not None:
         if not (resume / RECIPE).is_file():
             raise ValueError(f"{resume} is not a run ({RECIPE} is missing); give the folder that train printed")
-        extra = [str(value) for value in (source, out) if value is not None] + changes
+        extra = [str(value) for value in (source, out, preset) if value is not None] + changes
         if extra:
             raise ValueError(f"--resume goes on with the recipe in {resume}; leave out {extra[0]}")
         recipe, folder = load_recipe(resume / RECIPE), resume
     elif source is None:
         raise ValueError("train needs a folder with images and masks, or a recipe, or --resume RUN")
     else:
-        is_recipe = source.suffix.lower() in (".yaml", ".yml")
-        recipe = load_recipe(source, changes) if is_recipe else load_recipe(None, changes, data=str(source))
-        name = f"{Path(recipe.data).resolve().name}-{recipe.network['name'].rpartition('.')[2]}"
-        folder = out or next_folder(Path("runs"), name)
+        recipe = _recipe_of(source, changes, preset)
+        network = recipe.network["name"].rpartition(".")[2]
+        name = Path(recipe.data).resolve().name
+        folder = out or next_folder(Path("runs"), name if network == AUTO else f"{name}-{network}")
+    if recipe.train.folds is not None and recipe.train.fold is None:
+        _cross_validate(recipe, folder, is_resumed=resume is not None)
+        return
     # These load Fabric, seconds that a wrong recipe need not wait for.
     from segwright.report.run import write_run_report
     from segwright.run import train as train_recipe
 
     run = train_recipe(recipe, folder, resume=resume is not None, quiet=False, started=started)
+    if not run.is_first:
+        return
     if not run.is_finished:
-        typer.echo(f"Stopped; go on with: segwright train --resume {folder}")
+        typer.echo(f"Stopped; go on with: segwright train --resume {run.folder}")
         raise typer.Exit(130)
     with Console().status("Writing the report"):
-        page = write_run_report(folder)
+        page = write_run_report(run.folder)
     if run.best_miou >= 0:
         typer.echo(f"Best val mIoU {100 * run.best_miou:.1f}")
-    typer.echo(f"Segmenter  {folder / 'segmenter'}")
+    typer.echo(f"Segmenter  {run.folder / 'segmenter'}")
     if page is not None:
         typer.echo(f"Report     {page}")
+
+
+def _cross_validate(recipe: "Recipe", folder: Path, *, is_resumed: bool) -> None:
+    from rich.console import Console
+
+    from segwright.cross_validation import cross_validate
+    from segwright.report.terminal import render_scores
+
+    found = cross_validate(recipe, folder, resume=is_resumed, quiet=False)
+    if found.evaluation is None:
+        typer.echo(f"Stopped; go on with: segwright train --resume {folder}")
+        raise typer.Exit(130)
+    Console().print("", render_scores(found.evaluation))
+    typer.echo(f"\nVal mIoU of the folds: {', '.join(f'{100 * miou:.1f}' for miou in found.fold_mious)}")
+    typer.echo(f"Ensemble   {folder / 'segmenter'}")
 
 
 @app.command()
 def evaluate(
     run: RunFolder,
     data: Data,
-    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Part of the data set.")] = "val",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of metrics, such as surface.tolerance=3.", show_default=False),
+    ] = None,
+    split: Split = "val",
+    metrics: Annotated[
+        str, typer.Option(help="Further metrics, separated by commas: boundary_iou, surface, …", show_default=False)
+    ] = "",
+    augment: Augment = "none",
     precision: Precision = "auto",
     device: Device = "auto",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the counts in the run's folder, for compare.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a segmenter on a data set; the protocol is printed with the scores."""
@@ -122,8 +228,11 @@ def evaluate(
     from segwright.data.inspection import inspect as inspect_data
     from segwright.evaluation import evaluate as evaluate_segmenter
     from segwright.prediction import load
+    from segwright.recipe import read_metrics
     from segwright.report.terminal import render_scores
+    from segwright.run_folder import evaluation_file
 
+    wanted = read_metrics(metrics, overrides or [])
     segmenter, status = load(run, device), Console(stderr=True)
     with status.status("Reading the data"):
         inspection = inspect_data(data, segmenter.description.encoding, segmenter.classes)
@@ -134,13 +243,40 @@ def evaluate(
             segmenter,
             inspection.dataset,
             split,
+            metrics=wanted,
+            augment=augment,
             precision=precision,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    if keep:
+        evaluation.save(run / evaluation_file(split))
     if as_json:
         typer.echo(json.dumps(evaluation.scores(), indent=1))
     else:
         Console().print(render_scores(evaluation))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of two or more runs.", show_default=False)],
+    score: Annotated[
+        str, typer.Option(help="What to compare by: miou, mean_dice, or a score of a metric that evaluate kept.")
+    ] = "miou",
+    split: Split = "val",
+    out: Annotated[Path | None, typer.Option(help="Write a page too.", show_default=False)] = None,
+) -> None:
+    """Say which run is better on the same images, and whether that is more than chance."""
+    from rich.console import Console
+
+    from segwright.comparison import compare as compare_evaluations
+    from segwright.comparison import load_evaluations
+    from segwright.report.comparison import render_comparison, write_comparison
+
+    comparison = compare_evaluations(load_evaluations(runs, split), score)
+    Console().print(render_comparison(comparison))
+    if out is not None:
+        write_comparison(out, comparison)
+        typer.echo(f"Page       {out}")
 
 
 @app.command()
@@ -152,6 +288,7 @@ def predict(
         Literal["mask", "overlay", "probabilities"],
         typer.Option(help="Masks of class indices (PNG), overlays (PNG) or probabilities (.npz)."),
     ] = "mask",
+    augment: Augment = "none",
     precision: Precision = "auto",
     device: Device = "auto",
 ) -> None:
@@ -165,7 +302,13 @@ def predict(
     with _bar() as bar:
         task = bar.add_task("Predicting", total=len(images))
         written = predict_files(
-            segmenter, images, out, output=output, precision=precision, progress=lambda _: bar.advance(task)
+            segmenter,
+            images,
+            out,
+            output=output,
+            augment=augment,
+            precision=precision,
+            progress=lambda _: bar.advance(task),
         )
     console = Console(highlight=False, soft_wrap=True)
     if written.done:
@@ -259,6 +402,18 @@ def cells(
 
     write_cells(folder, seed=seed)
     typer.echo(f"Images and masks in {folder}; train on them with: segwright train {folder} --minutes 3")
+
+
+def _recipe_of(source: Path, changes: list[str], preset: str | None) -> "Recipe":
+    """The recipe in a file, or one for a data folder."""
+    from segwright.planning.presets import PRESETS
+    from segwright.recipe import load_recipe
+
+    if source.suffix.lower() in (".yaml", ".yml"):
+        if preset is not None:
+            raise ValueError(f"--preset {preset} came with the recipe {source}; give a data folder, or leave it out")
+        return load_recipe(source, changes)
+    return load_recipe(None, changes, data=str(source), **(PRESETS[preset] if preset else {}))
 
 
 def _bar() -> "Progress":

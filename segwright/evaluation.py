@@ -1,35 +1,101 @@
 """Scores of a segmenter on a data set, with the protocol that they follow."""
 
 import io
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Shaped
 
+from segwright import parts
 from segwright.data.folder import Dataset, Pair
 from segwright.files import write_whole
+from segwright.inference.augment import PRESETS, add_views
 from segwright.inference.segmenter import Segmenter
-from segwright.inference.tiles import predict_image
-from segwright.metrics.confusion import (
-    confusion_matrix,
-    dice,
-    intersection_over_union,
-    mean_dice,
-    mean_iou,
-    pixel_accuracy,
-)
+from segwright.inference.tiles import Predictor, predict_image
+from segwright.metrics.confusion import dice, intersection_over_union, mean_dice, mean_iou, pixel_accuracy
 from segwright.types import Classes
 from segwright.uncertainty import bootstrap_interval
 
-PROTOCOL = (
-    "One confusion matrix over all pixels of all images at their original size; void pixels are left out; IoU and "
-    "Dice of each class, means over the classes that occur in masks or predictions; single scale, no flips; intervals "
-    "are 95 % bootstrap intervals over images."
-)
+SETTING = PRESETS["none"].describe()
+"""How images are predicted if nothing else is asked for."""
+
+
+class Metric(Protocol):
+    """What a file of `segwright.metrics` builds: counts of single images that add up, and the scores of their sums.
+
+    Attributes:
+        takes_probabilities: Whether `count` takes the probability of each class instead of the class.
+        lower_is_better: Names of the scores that are distances or errors.
+        distances: Names of the scores that are lengths; the others are shares in [0, 1].
+    """
+
+    takes_probabilities: ClassVar[bool]
+    lower_is_better: ClassVar[frozenset[str]]
+    distances: ClassVar[frozenset[str]]
+
+    @property
+    def protocol(self) -> str:
+        """What is computed, in a sentence or two."""
+
+    def count(self, mask: Any, predicted: Any, /) -> Shaped[np.ndarray, "*C"]:  # noqa: ANN401 - classes or probabilities
+        """Counts of one image."""
+
+    def scores(self, counts: Shaped[np.ndarray, "..."], /) -> dict[str, Float64[np.ndarray, "..."]]:
+        """Scores by name from summed counts: one number a set, or one a class."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a metric counted.
+
+    Attributes:
+        name: Of the metric.
+        arguments: That it was made with.
+        counts: Of each image.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    counts: Shaped[np.ndarray, "N *C"]
+
+    def metric(self, num_classes: int) -> Metric:
+        """The metric that counted."""
+        return make_metric(self.name, self.arguments, num_classes)
+
+
+def make_metric(name: str, arguments: Mapping[str, Any], num_classes: int) -> Metric:
+    """A metric by its name."""
+    metric: Metric = parts.build("metric", name, dict(arguments), num_classes=num_classes)
+    return metric
+
+
+def _score_of(metric: Metric, name: str, counts: Shaped[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    return metric.scores(counts)[name]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of a whole set.
+
+    Attributes:
+        value: One number, or one a class; NaN where it is not defined.
+        low: Low end of its 95 % interval, in the shape of `value`; NaN where there is none.
+        high: High end.
+        lower_is_better: Whether it is a distance or an error.
+        is_distance: Whether it is a length; otherwise a share in [0, 1].
+    """
+
+    value: Float64[np.ndarray, "*T"]
+    low: Float64[np.ndarray, "*T"]
+    high: Float64[np.ndarray, "*T"]
+    lower_is_better: bool = False
+    is_distance: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,17 +104,24 @@ class Evaluation:
 
     Attributes:
         split: Part of the data set.
-        names: Image names, in the order of `confusions`.
-        confusions: Pixels by true class (rows) and predicted class (columns), for each image.
+        names: Image names, in the order of all counts.
+        counted: What each metric counted; the confusion matrices first.
         classes: Names and colors of the classes.
         seconds_per_image: Median time of one prediction.
+        setting: How the images were predicted.
     """
 
     split: str
     names: tuple[str, ...]
-    confusions: Int64[np.ndarray, "N K K"]
+    counted: tuple[Counted, ...]
     classes: Classes
     seconds_per_image: float
+    setting: str = SETTING
+
+    @property
+    def confusions(self) -> Int64[np.ndarray, "N K K"]:
+        """Pixels by true class (rows) and predicted class (columns), for each image."""
+        return self.counted[0].counts
 
     @property
     def confusion(self) -> Int64[np.ndarray, "K K"]:
@@ -71,34 +144,77 @@ class Evaluation:
         """Mean IoU over classes."""
         return float(mean_iou(self.confusion))
 
+    @property
+    def protocol(self) -> str:
+        """How every number came about."""
+        metrics = [counted.metric(len(self.classes)).protocol for counted in self.counted]
+        return " ".join(
+            [
+                *metrics,
+                "Masks at the images' original size; void pixels are left out.",
+                f"Predicted with {self.setting}.",
+                "Intervals are 95 % bootstrap intervals over images.",
+            ]
+        )
+
+    def measured(self, metric: str) -> dict[str, Score]:
+        """All scores of one metric with their intervals, by name.
+
+        Raises:
+            ValueError: If the metric was not counted.
+        """
+        found = next((counted for counted in self.counted if counted.name == metric), None)
+        if found is None:
+            raise ValueError(
+                f"'{metric}' was not counted, only {', '.join(counted.name for counted in self.counted)}; evaluate "
+                f"again with --metrics {metric}"
+            )
+        part = found.metric(len(self.classes))
+        measured = {}
+        for name, value in part.scores(found.counts.sum(axis=0)).items():
+            low, high = bootstrap_interval(found.counts, partial(_score_of, part, name))
+            measured[name] = Score(value, low, high, name in part.lower_is_better, name in part.distances)
+        return measured
+
     def scores(self, *, intervals: bool = True) -> dict[str, Any]:
-        """Scores as plain values: overall with their intervals, and by class."""
+        """Scores as plain values: overall with their intervals, by class, and of the further metrics."""
         overall = {"miou": mean_iou, "mean_dice": mean_dice, "pixel_accuracy": pixel_accuracy}
-        result: dict[str, Any] = {"split": self.split, "images": len(self.names), "protocol": PROTOCOL}
+        result: dict[str, Any] = {"split": self.split, "images": len(self.names), "protocol": self.protocol}
         for name, statistic in overall.items():
             result[name] = float(statistic(self.confusion))
             if intervals:
-                result[f"{name}_interval"] = [
-                    _plain(float(end)) for end in bootstrap_interval(self.confusions, statistic)
-                ]
+                result[f"{name}_interval"] = _plain(bootstrap_interval(self.confusions, statistic))
         result["classes"] = {
             name: {"iou": _plain(iou), "dice": _plain(overlap)}
             for name, iou, overlap in zip(self.classes.names, self.iou, self.dice, strict=True)
         }
+        if intervals and len(self.counted) > 1:
+            result["metrics"] = {counted.name: self._further(counted.name) for counted in self.counted[1:]}
         result["seconds_per_image"] = self.seconds_per_image
         return result
+
+    def _further(self, metric: str) -> dict[str, Any]:
+        return {
+            name: {"value": _plain(score.value), "interval": _plain((score.low, score.high))}
+            if score.value.ndim == 0
+            else dict(zip(self.classes.names, _plain(score.value), strict=True))
+            for name, score in self.measured(metric).items()
+        }
 
     def save(self, path: Path) -> None:
         """Write the counts of every image as an .npz file, from which all scores can be computed again."""
         buffer = io.BytesIO()
+        arrays: dict[str, Any] = {f"counts_{counted.name}": counted.counts for counted in self.counted}
         np.savez_compressed(
             buffer,
             split=self.split,
             names=np.array(self.names),
-            confusions=self.confusions,
+            metrics=json.dumps({counted.name: counted.arguments for counted in self.counted}),
             class_names=np.array(self.classes.names),
             colors=np.array(self.classes.colors),
             seconds_per_image=self.seconds_per_image,
+            setting=self.setting,
+            **arrays,
         )
         write_whole(path, buffer.getvalue())
 
@@ -109,10 +225,32 @@ class Evaluation:
             colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
             classes = Classes(tuple(str(name) for name in stored["class_names"]), colors)
             names = tuple(str(name) for name in stored["names"])
-            return cls(str(stored["split"]), names, stored["confusions"], classes, float(stored["seconds_per_image"]))
+            counted = tuple(
+                Counted(name, arguments, stored[f"counts_{name}"])
+                for name, arguments in json.loads(str(stored["metrics"])).items()
+            )
+            seconds = float(stored["seconds_per_image"])
+            return cls(str(stored["split"]), names, counted, classes, seconds, str(stored["setting"]))
 
 
-def _plain(value: float) -> float | None:
+def join(shares: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of a whole split from those of processes that each took every n-th image."""
+    places = [range(rank, len(shares) * len(share.names), len(shares)) for rank, share in enumerate(shares)]
+    order = np.argsort([place for share in places for place in share])
+    filled = [share for share in shares if share.names]  # with fewer images than processes some have none
+    first = filled[0]
+    names = np.concatenate([share.names for share in filled])[order]
+    counted = tuple(
+        Counted(one.name, one.arguments, np.concatenate([share.counted[index].counts for share in filled])[order])
+        for index, one in enumerate(first.counted)
+    )
+    seconds = float(np.median([share.seconds_per_image for share in filled]))
+    return Evaluation(first.split, tuple(str(name) for name in names), counted, first.classes, seconds, first.setting)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - numbers and arrays of any shape
+    if isinstance(value, tuple | list) or np.ndim(value):
+        return [_plain(item) for item in value]
     return None if np.isnan(value) else float(value)
 
 
@@ -121,7 +259,10 @@ def evaluate(
     dataset: Dataset,
     split: str = "val",
     *,
+    metrics: Mapping[str, Mapping[str, Any]] | None = None,
+    augment: str = "none",
     precision: str = "auto",
+    share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score a segmenter on the images of a split that have masks.
@@ -130,12 +271,17 @@ def evaluate(
         segmenter: A segmenter in evaluation mode.
         dataset: A data set that was read with the segmenter's classes and mask encoding.
         split: "train", "val" or "test".
+        metrics: Arguments of further metrics by name; the confusion matrix is always counted.
+        augment: Views to average, a name of `inference.augment.PRESETS`.
         precision: As for `predict_image`.
+        share: Rank and number of the processes that share the images; `join` makes one evaluation of theirs.
         progress: Called with the number of images that are done and their total.
 
     Raises:
-        ValueError: If the split has no images with masks, or the classes are not the segmenter's.
+        ValueError: If the split has no images with masks, the classes are not the segmenter's, or `augment` is not
+            known.
     """
+    predictor = add_views(segmenter, augment)
     found = dataset.classes.names if dataset.classes else ()
     if found != segmenter.classes.names:
         raise ValueError(
@@ -149,26 +295,44 @@ def evaluate(
             f"{dataset.root} has no images with masks in the split '{split}'; "
             f"splits with images are: {', '.join(filled) or 'none'}"
         )
-    return _measure(segmenter, dataset, split, pairs, precision, progress)
+    rank, size = share
+    arguments: dict[str, dict[str, Any]] = {"confusion": {}} | {
+        name: dict(given) for name, given in (metrics or {}).items()
+    }
+    built = {name: make_metric(name, given, len(segmenter.classes)) for name, given in arguments.items()}
+    counts, seconds = _count(predictor, dataset, pairs[rank::size], built, precision, progress)
+    return Evaluation(
+        split,
+        tuple(pair.name for pair in pairs[rank::size]),
+        tuple(Counted(name, given, counts[name]) for name, given in arguments.items()),
+        segmenter.classes,
+        seconds,
+        PRESETS[augment].describe(),
+    )
 
 
-def _measure(
-    segmenter: Segmenter,
+def _count(
+    predictor: Predictor,
     dataset: Dataset,
-    split: str,
     pairs: Sequence[Pair],
+    metrics: Mapping[str, Metric],
     precision: str,
     progress: Callable[[int, int], None] | None,
-) -> Evaluation:
-    confusions, seconds = [], []
+) -> tuple[dict[str, Shaped[np.ndarray, "N ..."]], float]:
+    """Counts of each metric on each image, and the median seconds of a prediction."""
+    counts: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    wants_probabilities = any(metric.takes_probabilities for metric in metrics.values())
+    seconds = []
     for done, pair in enumerate(pairs, start=1):
         sample = dataset.read(pair)
         assert sample.mask is not None
         started = time.perf_counter()
-        predicted = predict_image(segmenter, sample.image, precision=precision).mask
+        prediction = predict_image(predictor, sample.image, probabilities=wants_probabilities, precision=precision)
         seconds.append(time.perf_counter() - started)
-        confusions.append(confusion_matrix(sample.mask, predicted, len(segmenter.classes)))
+        for name, metric in metrics.items():
+            predicted = prediction.probabilities if metric.takes_probabilities else prediction.mask
+            counts[name].append(metric.count(sample.mask, predicted))
         if progress:
             progress(done, len(pairs))
-    names = tuple(pair.name for pair in pairs)
-    return Evaluation(split, names, np.stack(confusions), segmenter.classes, float(np.median(seconds)))
+    stacked = {name: np.stack(found) if found else np.zeros(0) for name, found in counts.items()}
+    return stacked, float(np.median(seconds)) if seconds else np.nan

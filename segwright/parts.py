@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 FOLDERS = {
     "network": "segwright.networks",
     "loss": "segwright.losses",
+    "metric": "segwright.metrics",
     "transform": "segwright.transforms",
     "method": "segwright.methods",
 }
@@ -30,7 +31,7 @@ def list_parts(kind: str) -> list[str]:
     """Names of the parts of a kind, sorted."""
     if kind in FOLDERS:
         package = importlib.import_module(FOLDERS[kind])
-        return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+        return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name[0] != "_")
     module = importlib.import_module(MODULES[kind])
     functions = inspect.getmembers(module, inspect.isfunction)
     return sorted(name for name, function in functions if function.__module__ == module.__name__ and name[0] != "_")

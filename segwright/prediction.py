@@ -17,6 +17,7 @@ import tifffile
 from segwright.data.formats import is_tiff
 from segwright.data.images import IMAGE_SUFFIXES, read_image
 from segwright.files import write_whole
+from segwright.inference.augment import add_views
 from segwright.inference.overlay import overlay
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import Prediction, predict_image
@@ -58,7 +59,12 @@ def load(folder: Path | str, device: Literal["auto", "cpu", "cuda"] = "auto") ->
 
 
 def predict(
-    segmenter: Segmenter, image: Image | Path | str, *, probabilities: bool = False, precision: str = "auto"
+    segmenter: Segmenter,
+    image: Image | Path | str,
+    *,
+    probabilities: bool = False,
+    augment: str = "none",
+    precision: str = "auto",
 ) -> Prediction:
     """Segment one image of any size.
 
@@ -66,12 +72,14 @@ def predict(
         segmenter: From `segwright.load`.
         image: A file, or raw pixels as (H, W, C) or (H, W) in the type of the training images.
         probabilities: Return the probability of each class too.
+        augment: Views to average, a name of `inference.augment.PRESETS`.
         precision: "bf16", "fp32", or "auto": bf16 where the processor has it in hardware.
 
     Raises:
-        ValueError: If the file cannot be read, or the image does not fit the segmenter.
+        ValueError: If the file cannot be read, the image does not fit the segmenter, or `augment` is not known.
     """
-    return segmenter.predict(image, probabilities=probabilities, precision=precision)
+    pixels = read_image(Path(image)) if isinstance(image, str | Path) else image
+    return predict_image(add_views(segmenter, augment), pixels, probabilities=probabilities, precision=precision)
 
 
 def find_images(source: str) -> list[Path]:
@@ -99,6 +107,7 @@ def predict_files(
     out: Path,
     *,
     output: Output = "mask",
+    augment: str = "none",
     precision: str = "auto",
     progress: Callable[[Path], None] | None = None,
 ) -> Written:
@@ -113,13 +122,15 @@ def predict_files(
         images: Files to segment.
         out: Folder to write to.
         output: "mask", "overlay" (PNG with the class colors over the image) or "probabilities" (.npz, float16, K H W).
+        augment: As for `predict`.
         precision: As for `predict`.
         progress: Called with each file after it.
 
     Raises:
+        ValueError: If `augment` is not known.
         OSError: If the results cannot be written, for example on a full disk.
     """
-    images = list(images)
+    images, predictor = list(images), add_views(segmenter, augment)
     out.mkdir(parents=True, exist_ok=True)
     names = {"names": segmenter.classes.names, "colors": segmenter.classes.colors}
     write_whole(out / "classes.json", json.dumps(names, indent=1).encode())
@@ -127,7 +138,7 @@ def predict_files(
     for image, stem in zip(images, _output_stems(images), strict=True):
         try:
             pixels = read_image(image)
-            prediction = predict_image(segmenter, pixels, probabilities=output == "probabilities", precision=precision)
+            prediction = predict_image(predictor, pixels, probabilities=output == "probabilities", precision=precision)
             tags = _georeference(image) if output == "mask" else []
         except ValueError as error:
             written.failed[image] = str(error)

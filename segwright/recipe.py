@@ -1,5 +1,6 @@
 """A recipe: everything that decides a run, typed once and written into the run's folder."""
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ from segwright import parts
 
 _LIMITS = ("train.steps", "train.epochs", "train.minutes")
 _NAMED = ("network", "method", "transform", "optimizer", "schedule")
+
+AUTO = "auto"
+"""Name of a network that planning is to choose."""
 
 
 class _Section(BaseModel):
@@ -27,19 +31,40 @@ class TrainSection(_Section):
         None, gt=0, description="wall time of the whole command, evaluation and report included"
     )
     batch_size: int | None = Field(None, gt=0, description="images a batch over all devices; none lets the data decide")
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform", description="balanced shows images of rare classes more often"
+    )
+    rare_below: float = Field(0.5, gt=0, le=1, description="balanced: classes that fewer images show are rare")
     accumulate: int = Field(1, gt=0, description="batches whose gradients make one step")
     clip_norm: float = Field(5.0, ge=0, description="largest norm of the gradient; 0 does not clip")
-    average: bool = Field(True, description="keep smoothed weights, and evaluate and save those")
+    average: Literal["ema", "swa", "none"] = Field(
+        "ema", description="what is scored and kept: smoothed weights, the mean of the last quarter, or the weights"
+    )
     validations: int = Field(10, gt=0, description="validations a run, evenly over its progress")
     patience: int | None = Field(None, gt=0, description="stop after so many validations without a better score")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has it")
+    compile: bool = Field(False, description="compile the training step: minutes before the first one, faster then")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     devices: int = Field(1, gt=0, description="processes that train together, one a GPU")
     deterministic: bool = Field(False, description="the same weights to the last bit on the same machine; slower")
+    folds: int | None = Field(None, gt=1, description="parts that take turns as validation images")
+    fold: int | None = Field(None, gt=0, description="the part that this run holds out, from 1")
     seed: int = Field(0, ge=0, description="seed of weights, order of images and their random changes")
     checkpoint_s: float = Field(60.0, ge=0, description="seconds between checkpoints")
     log_s: float = Field(1.0, ge=0, description="seconds between rows of the log; 0 logs every step")
     threads: int = Field(2, gt=0, description="threads that prepare images")
+    tracker: Literal["none", "wandb", "mlflow"] = Field("none", description="where the log goes besides the folder")
+
+    @property
+    def held_out(self) -> tuple[int, int] | None:
+        """Part that is held out and number of parts, if the run is one of a cross-validation."""
+        return None if self.fold is None or self.folds is None else (self.fold, self.folds)
+
+    @model_validator(mode="after")
+    def _fold_of_folds(self) -> Self:
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ValueError(f"train.fold is {self.fold}, but train.folds is {self.folds}; give a fold from 1 to folds")
+        return self
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
@@ -53,8 +78,8 @@ class Recipe(_Section):
     """A whole recipe. `None` values are filled in from the data before training; the run's folder holds the result."""
 
     data: str = Field(description="folder with images and masks")
-    network: dict[str, Any] = Field({"name": "ddrnet"}, description="name and arguments of a network")
-    loss: dict[str, dict[str, Any]] = Field({"cross_entropy": {}}, description="losses by name, with their weight")
+    network: dict[str, Any] = Field({"name": AUTO}, description="name and arguments; auto lets the data decide")
+    loss: dict[str, dict[str, Any]] = Field({}, description="losses by name, with their weight; none: the data decide")
     method: dict[str, Any] = Field({"name": "supervised"}, description="how the network is supervised")
     transform: dict[str, Any] = Field({"name": "image"}, description="random changes of the training images")
     optimizer: dict[str, Any] = Field({"name": "adamw"}, description="name and arguments of an optimizer")
@@ -88,6 +113,10 @@ class Recipe(_Section):
             name = part.pop("name", None)
             if not isinstance(name, str):
                 raise ValueError(f"recipe key '{kind}.name' is missing; known are: {', '.join(parts.list_parts(kind))}")
+            if (kind, name) == ("network", AUTO):
+                if part:
+                    raise ValueError(f"recipe key 'network.{next(iter(part))}' came without network.name; name it too")
+                continue
             getattr(self, kind).update({"name": name} | parts.check_arguments(kind, name, part))
         for name, arguments in self.loss.items():
             given = dict(arguments or {})
@@ -151,12 +180,13 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = (), **values: Any)
             raise ValueError(f"recipe {path} cannot be read ({reason}); give a YAML file") from None
         if not isinstance(settings, dict):
             raise ValueError(f"recipe {path} holds no keys; a recipe starts with lines such as 'network: unet'")
-    settings |= values
+    settings |= copy.deepcopy(values)
+    may_drop = True
     for override in overrides:
         key, value = read_override(override)
-        if key in _LIMITS and path is not None:
+        if key in _LIMITS and may_drop:
             _drop_limits(settings)
-            path = None  # two limits among the overrides themselves are still a mistake
+            may_drop = False  # two limits among the overrides themselves are still a mistake
         _set(settings, key, value)
     return make_recipe(settings)
 
@@ -176,8 +206,27 @@ def read_override(override: str) -> tuple[str, Any]:
         raise ValueError(f"override '{override}' has a value that is not YAML; quote it") from None
 
 
+def read_metrics(names: str, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Arguments of metrics by name, defaults filled in.
+
+    Args:
+        names: Names, separated by commas.
+        overrides: `metric.argument=value` with YAML values; a metric that is not among the names is added.
+
+    Raises:
+        ValueError: If a metric or an argument is not known.
+    """
+    settings: dict[str, Any] = {name.strip(): {} for name in names.split(",") if name.strip()}
+    for override in overrides:
+        key, value = read_override(override)
+        if "." not in key:
+            raise ValueError(f"'{override}' names no argument of a metric; write it as surface.tolerance=3")
+        _set(settings, key, value)
+    return {name: parts.check_arguments("metric", name, given) for name, given in settings.items()}
+
+
 def _drop_limits(settings: dict[str, Any]) -> None:
-    """Forget the limits that came from a file: a limit on the command line takes their place."""
+    """Forget the limits that came from a file or a preset: a limit on the command line takes their place."""
     if isinstance(settings.get("train"), dict):
         settings["train"] = {key: value for key, value in settings["train"].items() if f"train.{key}" not in _LIMITS}
 

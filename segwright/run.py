@@ -1,46 +1,46 @@
 """Trains a recipe: builds the parts, calls the loop, keeps the best segmenter. The one place that wires everything."""
 
-import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
-from torch.multiprocessing.spawn import ProcessException
 
-from segwright import parts
-from segwright.data.batches import Batches
-from segwright.data.folder import Pair
+from segwright.building import (
+    loop_settings,
+    make_losses,
+    make_segmenter,
+    make_training,
+    make_transform,
+    training_pairs,
+)
 from segwright.data.inspection import Inspection, inspect
-from segwright.evaluation import evaluate
-from segwright.inference.description import Description
-from segwright.inference.segmenter import Segmenter, build_network
+from segwright.evaluation import Evaluation, evaluate, join
+from segwright.inference.segmenter import Segmenter
 from segwright.layers.batch_norm import synchronize_batch_norm
-from segwright.layers.hardware import choose_device, has_bf16
+from segwright.layers.hardware import choose_device, uses_bf16
+from segwright.layers.processes import gather_objects
 from segwright.planning.plan import Plan, complete
 from segwright.recipe import Recipe
-from segwright.run_folder import CHECKPOINT, EVALUATION, SEGMENTER, write_start
-from segwright.training.average import WeightAverage
-from segwright.training.budget import Budget
+from segwright.run_folder import SEGMENTER, evaluation_file, write_start
+from segwright.training.launch import Group, find_group, launch, make_fabric, of_first
 from segwright.training.logs import RunLog
-from segwright.training.loop import LoopSettings, fit
+from segwright.training.loop import fit
 from segwright.training.state import Training
+from segwright.training.trackers import Tracker, import_tracker
 from segwright.training.view import RunView
 
 SHOWN_WARNINGS = 3
-REPORT_S = 8.0
-"""Seconds kept for the report when a run is limited by minutes."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,13 @@ class Run:
         folder: Where everything is.
         is_finished: Whether it reached its limit; otherwise it can be resumed.
         best_miou: Best validation mIoU; -1 without validation images.
+        is_first: Whether this is the process that writes, of those that torchrun or SLURM started.
     """
 
     folder: Path
     is_finished: bool
     best_miou: float
+    is_first: bool = True
 
 
 def train(
@@ -74,68 +76,52 @@ def train(
         started: `time.monotonic()` from which on minutes count; now by default.
 
     Raises:
-        ValueError: If the data cannot be trained on, the recipe asks for hardware that is absent, or the folder
-            already holds a run that is not to be resumed.
+        ValueError: If the data cannot be trained on, the recipe asks for hardware or a tracker that is absent, or the
+            folder already holds a run that is not to be resumed.
     """
-    started, folder = time.monotonic() if started is None else started, Path(folder)
-    console = Console(quiet=quiet)
-    _check_hardware(recipe)
+    started, group = time.monotonic() if started is None else started, find_group()
+    if group is not None:
+        recipe, quiet = recipe.with_values({"train.devices": group.size}), quiet or group.rank > 0
+    _check_hardware(recipe, group)
+    kind = choose_device(recipe.train.device).type
+    prepare = partial(_prepare, recipe, Path(folder), resume, Console(quiet=quiet))
+    plan, inspection, folder = prepare() if group is None else of_first(kind, group, prepare)
+    section = plan.recipe.train
+    is_bf16 = uses_bf16(section.precision, torch.device(kind))
+    fabric = make_fabric(kind, section.devices, group, is_bf16=is_bf16, deterministic=section.deterministic)
+    work = partial(_work, recipe=plan.recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
+    is_finished, best_miou = launch(fabric, group, work)
+    return Run(folder, is_finished, best_miou, is_first=group is None or group.rank == 0)
+
+
+def _prepare(recipe: Recipe, folder: Path, resume: bool, console: Console) -> tuple[Plan, Inspection, Path]:
+    """Read the data, plan, and write what a run starts with."""
+    if recipe.train.tracker != "none":
+        import_tracker(recipe.train.tracker)  # one that is missing is refused before any image is read
     with console.status("Reading the data"):
-        inspection = inspect(Path(recipe.data))
+        inspection = inspect(Path(recipe.data), fold=recipe.train.held_out)
     inspection.refuse_errors()
-    if not _training_pairs(inspection):
+    if not training_pairs(inspection):
         raise ValueError(f"{recipe.data} has no training images with masks; segwright inspect {recipe.data} tells more")
     plan = complete(recipe, inspection, is_resumed=resume)
-    recipe = plan.recipe
-    write_start(folder, recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
+    make_transform(plan.recipe)  # a wrong value of it or of a loss leaves no folder behind
+    make_losses(plan.recipe, inspection)
+    write_start(folder, plan.recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
     _say_start(plan, inspection, folder, console)
-    work = partial(_work, recipe=recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
-    fabric = _make_fabric(recipe)
-    is_finished, best_miou = work(fabric) if recipe.train.devices == 1 else _launch(fabric, work)
-    return Run(folder, is_finished, best_miou)
+    return plan, inspection, folder
 
 
-def _launch(fabric: Fabric, work: Callable[[Fabric], tuple[bool, float]]) -> tuple[bool, float]:
-    """Run `work` in as many processes as the recipe asks for; the first one's result."""
-    # Ctrl-C reaches every process; those that train finish their step, and this one has to wait for them.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        result: tuple[bool, float] = fabric.launch(work)
-    except ProcessException as error:
-        # Its text is the traceback of the process; the last line says what was wrong.
-        raise RuntimeError(str(error).strip().splitlines()[-1]) from error
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return result
-
-
-def _check_hardware(recipe: Recipe) -> None:
+def _check_hardware(recipe: Recipe, group: Group | None) -> None:
     """Refuse hardware that is absent before any image is read."""
     section = recipe.train
     kind = choose_device(section.device).type
-    if kind == "cuda" and section.devices > torch.cuda.device_count():
+    here = section.devices if group is None else section.devices // group.nodes
+    if kind == "cuda" and here > torch.cuda.device_count():
         raise ValueError(
-            f"train.devices is {section.devices}, but this machine has {torch.cuda.device_count()} GPUs; give at most "
-            "that many"
+            f"train.devices is {here}, but this machine has {torch.cuda.device_count()} GPUs; give at most that many"
         )
     if section.deterministic and kind == "cuda":
         raise ValueError("train.deterministic works on the CPU only; add --device cpu, or leave it out")
-
-
-def _make_fabric(recipe: Recipe) -> Fabric:
-    section = recipe.train
-    kind = choose_device(section.device).type
-    is_bf16 = section.precision == "bf16" or (section.precision == "auto" and has_bf16(torch.device(kind)))
-    # Fabric announces the precision by itself, in words that say less than ours.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    if section.deterministic:
-        torch.use_deterministic_algorithms(True)
-    return Fabric(
-        accelerator=kind,
-        devices=section.devices,
-        strategy="ddp_spawn" if section.devices > 1 else "auto",
-        precision="bf16-mixed" if is_bf16 else "32-true",
-    )
 
 
 def _say_start(plan: Plan, inspection: Inspection, folder: Path, console: Console) -> None:
@@ -165,120 +151,36 @@ def _work(
     """What each process of a run does: whether the run finished, and its best score."""
     console = Console(quiet=quiet or not fabric.is_global_zero)
     torch.manual_seed(recipe.train.seed)
-    segmenter = _make_segmenter(recipe, inspection)
+    segmenter = make_segmenter(recipe, inspection)
     encoder = next((module for module in segmenter.network.modules() if hasattr(module, "weights_used")), None)
     if encoder is not None:
         console.print(f"Encoder   {encoder.weights_used}", highlight=False, soft_wrap=True)
     if fabric.world_size > 1:
         segmenter.network = synchronize_batch_norm(segmenter.network)
-    training = _make_training(fabric, recipe, inspection, segmenter, folder, started)
-    log = RunLog(folder, training.state.step) if fabric.is_global_zero else None
-    with RunView(console) as view, _stop_on_signal(training):
-        fit(training, _loop_settings(recipe), _Keeper(training, inspection, folder, recipe), _Record(log, view))
-    if log:
-        log.close()
+    training = make_training(fabric, recipe, inspection, segmenter, folder, started)
+    with _open_logs(training, recipe, folder) as logs, RunView(console) as view, _stop_on_signal(training):
+        fit(training, loop_settings(recipe), _Keeper(training, inspection, folder, recipe), _Record(logs, view))
     return not training.stopping, training.state.best_miou
 
 
-def _make_segmenter(recipe: Recipe, inspection: Inspection) -> Segmenter:
-    arguments = {key: value for key, value in recipe.network.items() if key != "name"}
-    dataset = inspection.dataset
-    assert dataset.classes is not None
-    assert dataset.encoding is not None
-    description = Description(
-        network=recipe.network["name"],
-        arguments=arguments,
-        classes=dataset.classes,
-        encoding=dataset.encoding,
-        in_channels=dataset.channels,
-        dtype=next(iter(inspection.statistics.dtypes)),
-        mean=inspection.statistics.channel_means,
-        std=inspection.statistics.channel_deviations,
-        recipe=recipe.model_dump(mode="json"),
-    )
-    network = build_network(description, weights=arguments.get("weights", "none"))
-    return Segmenter(network, description).to(memory_format=torch.channels_last)
-
-
-def _make_training(
-    fabric: Fabric, recipe: Recipe, inspection: Inspection, segmenter: Segmenter, folder: Path, started: float
-) -> Training:
-    section = recipe.train
-    optimizer_part, schedule_part, method_part = dict(recipe.optimizer), dict(recipe.schedule), dict(recipe.method)
-    losses = {
-        name: (arguments["weight"], _make_loss(name, arguments, inspection)) for name, arguments in recipe.loss.items()
-    }
-    method = parts.build("method", method_part.pop("name"), method_part, network=segmenter, losses=losses)
-    optimizer = parts.build("optimizer", optimizer_part.pop("name"), optimizer_part, network=segmenter)
-    average = WeightAverage(segmenter) if section.average else None
-    method, optimizer = fabric.setup(method, optimizer)
-    if average:
-        average.network.to(fabric.device)
-    steps = section.steps
-    if section.epochs is not None:
-        assert section.batch_size is not None
-        steps = max(
-            1, round(section.epochs * len(_training_pairs(inspection)) / (section.batch_size * section.accumulate))
-        )
-    training = Training(
-        fabric=fabric,
-        network=segmenter,
-        method=method,
-        optimizer=optimizer,
-        schedule=parts.build("schedule", schedule_part.pop("name"), schedule_part),
-        budget=Budget(steps, None if section.minutes is None else 60 * section.minutes, started, reserve_s=REPORT_S),
-        checkpoint=folder / CHECKPOINT,
-        average=average,
-    )
-    if training.checkpoint.is_file():
-        training.restore()
-    training.source = _make_batches(fabric, recipe, inspection, training.state.step * section.accumulate)
-    return training
-
-
-def _training_pairs(inspection: Inspection) -> list[Pair]:
-    return [pair for pair in inspection.dataset.splits.get("train", ()) if pair.mask is not None]
-
-
-def _make_loss(name: str, arguments: Mapping[str, Any], inspection: Inspection) -> nn.Module:
-    given = {key: value for key, value in arguments.items() if key != "weight"}
-    loss: nn.Module = parts.build("loss", name, given, class_shares=inspection.statistics.class_shares)
-    return loss
-
-
-def _make_batches(fabric: Fabric, recipe: Recipe, inspection: Inspection, start: int) -> Batches:
-    transform_part = dict(recipe.transform)
-    assert recipe.train.batch_size is not None
-    return Batches(
-        inspection.dataset,
-        _training_pairs(inspection),
-        parts.build("transform", transform_part.pop("name"), transform_part),
-        batch_size=recipe.train.batch_size,
-        start=start,
-        seed=recipe.train.seed,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-        threads=recipe.train.threads,
-    )
-
-
-def _loop_settings(recipe: Recipe) -> LoopSettings:
-    section = recipe.train
-    assert section.batch_size is not None
-    return LoopSettings(
-        batch_size=section.batch_size,
-        accumulate=section.accumulate,
-        clip_norm=section.clip_norm,
-        validations=section.validations,
-        patience=section.patience,
-        checkpoint_s=section.checkpoint_s,
-        log_s=section.log_s,
-        finish_s=REPORT_S,
-    )
+@contextmanager
+def _open_logs(training: Training, recipe: Recipe, folder: Path) -> Iterator[Sequence[RunLog | Tracker]]:
+    """What the first process writes the rows of a run to, closed however the run ends; nothing on the others."""
+    with ExitStack() as stack:
+        logs: list[RunLog | Tracker] = []
+        if training.fabric.is_global_zero:
+            logs.append(stack.enter_context(closing(RunLog(folder, training.state.step))))
+            if recipe.train.tracker != "none":
+                tracker = Tracker(recipe.train.tracker, folder, recipe.model_dump(mode="json"))
+                logs.append(stack.enter_context(tracker))
+        yield logs
 
 
 class _Keeper:
-    """Scores a network on the validation images and keeps the best one as the run's segmenter."""
+    """Scores a network on the validation images and keeps the best one as the run's segmenter.
+
+    Processes share the images; all of them get the scores of the whole, and the first one writes.
+    """
 
     def __init__(self, training: Training, inspection: Inspection, folder: Path, recipe: Recipe) -> None:
         self._training, self._dataset, self._folder = training, inspection.dataset, folder
@@ -289,39 +191,53 @@ class _Keeper:
         assert isinstance(network, Segmenter)
         network.eval()
         if not self._has_validation:
-            network.save(self._folder / SEGMENTER)
+            self._save(network)
             return None
-        evaluation = evaluate(network, self._dataset, "val", precision=self._precision)
+        evaluation = self._evaluate(network)
         if math.isnan(evaluation.miou):  # all masks are void: there is nothing to choose by
-            network.save(self._folder / SEGMENTER)
+            self._save(network)
             return None
         if evaluation.miou > self._training.state.best_miou:
             network.description = replace(network.description, scores=evaluation.scores())
-            network.save(self._folder / SEGMENTER)
-            evaluation.save(self._folder / EVALUATION)
+            self._save(network)
+            if self._training.fabric.is_global_zero:
+                evaluation.save(self._folder / evaluation_file("val"))
         scores = evaluation.scores(intervals=False)
         return {key: scores[key] for key in ("miou", "mean_dice", "pixel_accuracy")}
+
+    def _evaluate(self, network: Segmenter) -> Evaluation:
+        fabric = self._training.fabric
+        share = fabric.global_rank, fabric.world_size
+        own = evaluate(network, self._dataset, "val", precision=self._precision, share=share)
+        return own if fabric.world_size == 1 else join(gather_objects(own))
+
+    def _save(self, network: Segmenter) -> None:
+        if self._training.fabric.is_global_zero:
+            network.save(self._folder / SEGMENTER)
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Passes what the loop reports to the log and to the view."""
+    """Passes what the loop reports to the logs and to the view."""
 
-    log: RunLog | None
+    logs: Sequence[RunLog | Tracker]
     view: RunView
 
     def phase(self, name: str) -> None:
         self.view.phase(name)
 
     def step(self, row: Mapping[str, float], remaining_s: float | None) -> None:
-        if self.log:
-            self.log.step(row)
+        for log in self.logs:
+            log.step(row)
         self.view.step(row, remaining_s)
 
     def validation(self, row: Mapping[str, float], is_best: bool) -> None:
-        if self.log:
-            self.log.validation(row)
+        for log in self.logs:
+            log.validation(row)
         self.view.validation(row, is_best)
+
+    def warn(self, sentence: str) -> None:
+        self.view.warn(sentence)
 
 
 @contextmanager

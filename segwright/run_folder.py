@@ -13,7 +13,7 @@ from typing import Any
 from segwright.files import write_whole
 
 RECIPE, DATA, ENVIRONMENT = "recipe.yaml", "data.json", "environment.json"
-CHECKPOINT, SEGMENTER, EVALUATION, REPORT = "checkpoint.pt", "segmenter", "evaluation-val.npz", "report.html"
+CHECKPOINT, SEGMENTER, REPORT = "checkpoint.pt", "segmenter", "report.html"
 
 _PACKAGES = ("segwright", "torch", "timm", "lightning-fabric", "numpy", "opencv-python-headless")
 
@@ -55,6 +55,11 @@ def describe_environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def evaluation_file(split: str) -> str:
+    """Name of the file with the counts of an evaluation."""
+    return f"evaluation-{split}.npz"
 
 
 def next_folder(parent: Path, name: str) -> Path:

@@ -49,7 +49,9 @@ def test_the_whole_walk(rectangles: Path, tmp_path: Path) -> None:
     scores = json.loads(evaluated.stdout)
     kept = json.loads((run / "segmenter" / "segmenter.json").read_text())["scores"]
     assert scores["miou"] == kept["miou"]
-    predicted = segwright("predict", run, rectangles / "images" / "val", "--out", tmp_path / "out")
+    flipped = segwright("evaluate", run, rectangles, "--augment", "flip", "--json")
+    assert "2 views" in json.loads(flipped.stdout)["protocol"], flipped.stderr
+    predicted = segwright("predict", run, rectangles / "images" / "val", "--out", tmp_path / "out", "--augment", "flip")
     assert predicted.returncode == 0, predicted.stderr
     masks = sorted((tmp_path / "out").glob("*.png"))
     assert len(masks) == 3

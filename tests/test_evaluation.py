@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segwright.data.inspection import inspect
-from segwright.evaluation import Evaluation, evaluate
+from segwright.evaluation import Evaluation, evaluate, join
 from segwright.inference.segmenter import Segmenter
 from segwright.prediction import predict
 from segwright.types import Classes
@@ -64,3 +64,47 @@ def test_other_classes_are_refused(tiny_segmenter: Segmenter, rectangles: Path) 
     dataset = replace(inspect(rectangles).dataset, classes=Classes(("a", "b"), ((0, 0, 0), (1, 1, 1))))
     with pytest.raises(ValueError, match="has the classes a, b, but the segmenter knows background, thing"):
         evaluate(tiny_segmenter, dataset, "val")
+
+
+def test_shares_of_processes_join_to_the_whole(
+    evaluation: Evaluation, tiny_segmenter: Segmenter, rectangles: Path
+) -> None:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    for size in (2, 4):  # with four processes one has no image
+        shares = [evaluate(tiny_segmenter, dataset, "val", share=(rank, size)) for rank in range(size)]
+        whole = join(shares)
+        assert whole.names == evaluation.names
+        np.testing.assert_array_equal(whole.confusions, evaluation.confusions)
+
+
+def test_further_metrics_are_counted_kept_and_named_in_the_protocol(
+    tiny_segmenter: Segmenter, rectangles: Path, tmp_path: Path
+) -> None:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    metrics: dict[str, dict[str, object]] = {"surface": {"tolerance": 3.0}, "calibration": {}}
+    evaluate(tiny_segmenter, dataset, "val", metrics=metrics).save(tmp_path / "e.npz")
+    again = Evaluation.load(tmp_path / "e.npz")
+    scores = again.scores()
+    assert set(scores["metrics"]) == {"surface", "calibration"}
+    assert "3" in again.protocol
+    assert 0 <= scores["metrics"]["calibration"]["ece"]["value"] <= 1
+    with pytest.raises(ValueError, match="evaluate again with --metrics panoptic"):
+        again.measured("panoptic")
+
+
+def test_views_are_scored_and_named_in_the_protocol(
+    tiny_segmenter: Segmenter, rectangles: Path, tmp_path: Path
+) -> None:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    augmented = evaluate(tiny_segmenter, dataset, "val", augment="flips")
+    hits = 0
+    for pair in dataset.splits["val"]:
+        sample = dataset.read(pair)
+        hits += np.sum((predict(tiny_segmenter, sample.image, augment="flips").mask == 1) & (sample.mask == 1))
+    assert augmented.confusion[1, 1] == hits
+    augmented.save(tmp_path / "e.npz")
+    assert "Predicted with the mean probabilities of 8 views" in Evaluation.load(tmp_path / "e.npz").protocol
+
+
+def test_the_protocol_says_that_an_image_was_predicted_once(evaluation: Evaluation) -> None:
+    assert "Predicted with single scale, no flips." in evaluation.protocol

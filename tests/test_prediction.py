@@ -92,3 +92,23 @@ def test_a_source_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
 def test_a_source_without_images_is_one_sentence(tmp_path: Path, source: str) -> None:
     with pytest.raises(ValueError, match="give an image, a folder"):
         find_images(str(tmp_path / source))
+
+
+def test_files_and_arrays_average_the_same_views(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "in" / "a.png", (32, 64))
+    stored = predict_files(tiny_segmenter, [path], tmp_path / "out", output="probabilities", augment="flip").done[0]
+    got = predict(tiny_segmenter, path, probabilities=True, augment="flip").probabilities
+    pixels = cv2.imread(str(path))[..., ::-1].copy()
+    plain = predict(tiny_segmenter, pixels, probabilities=True).probabilities
+    mirrored = predict(tiny_segmenter, pixels[:, ::-1].copy(), probabilities=True).probabilities
+    assert got is not None
+    assert plain is not None
+    assert mirrored is not None
+    np.testing.assert_allclose(got, (plain + mirrored[..., ::-1]) / 2, atol=1e-6)
+    np.testing.assert_allclose(np.load(stored)["probabilities"], got, atol=1e-3)
+
+
+def test_unknown_views_are_one_sentence_before_anything_is_written(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="augment is 'mirror', but known are none, flip"):
+        predict_files(tiny_segmenter, [], tmp_path / "out", augment="mirror")
+    assert not (tmp_path / "out").exists()

@@ -4,14 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from segwright.recipe import Recipe, load_recipe
+from segwright.planning.presets import PRESETS
+from segwright.recipe import Recipe, load_recipe, read_metrics
 
 
-def test_defaults_make_a_whole_recipe() -> None:
+def test_defaults_leave_network_and_loss_to_the_data() -> None:
     recipe = load_recipe(None, data="somewhere")
-    assert recipe.network["name"] == "ddrnet"
+    assert recipe.network == {"name": "auto"}
+    assert recipe.loss == {}
     assert recipe.optimizer["weight_decay"] > 0
-    assert recipe.loss["cross_entropy"]["weight"] == 1.0
+
+
+def test_a_loss_alone_has_the_weight_one() -> None:
+    assert load_recipe(None, ["loss=cross_entropy"], data="x").loss["cross_entropy"]["weight"] == 1.0
 
 
 def test_a_name_alone_stands_for_a_part() -> None:
@@ -44,10 +49,11 @@ def test_changed_values_are_checked_again() -> None:
 
 
 def test_a_changed_copy_leaves_the_original_and_the_defaults_alone() -> None:
-    recipe = load_recipe(None, data="x")
+    recipe = load_recipe(None, ["network=ddrnet", "loss=cross_entropy"], data="x")
     recipe.with_values({"network.width": 8, "loss.cross_entropy.weight": 3.0})
     assert recipe.network["width"] == 32
-    assert load_recipe(None, data="x").loss["cross_entropy"]["weight"] == 1.0
+    assert recipe.loss["cross_entropy"]["weight"] == 1.0
+    assert load_recipe(None, data="x").loss == {}
 
 
 @pytest.mark.parametrize(
@@ -57,8 +63,10 @@ def test_a_changed_copy_leaves_the_original_and_the_defaults_alone() -> None:
         ("optimizer.lrr=1", r"'optimizer\.lrr' is not known; did you mean 'lr'"),
         ("train.minuts=1", r"'train\.minuts' is not known; did you mean 'minutes'"),
         ("train.steps=-1", r"'train\.steps' is -1, but input should be greater than 0"),
+        ("train.average=true", r"'train\.average' is True, but input should be 'ema', 'swa' or 'none'"),
+        ("train.tracker=tensorboard", r"'train\.tracker' is 'tensorboard', but input should be 'none', 'wandb'"),
         ("network.name=unett", "did you mean 'unet'"),
-        ("network.with=8", "did you mean 'width'"),
+        ("network.width=8", "'network.width' came without network.name; name it too"),
         ("loss.cross_entropi.weight=1", "did you mean 'cross_entropy'"),
         ("loss.dice.weight=0", r"'loss\.dice\.weight' is 0"),
         ("optimizer.lr", "has no value"),
@@ -70,6 +78,38 @@ def test_a_mistake_is_one_sentence(override: str, sentence: str | None) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         load_recipe(None, [override], data="x")
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_argument_of_a_network_gets_the_nearest_right_one() -> None:
+    with pytest.raises(ValueError, match="did you mean 'width'"):
+        load_recipe(None, ["network=ddrnet", "network.with=8"], data="x")
+
+
+def test_a_limit_on_the_command_line_replaces_that_of_a_preset() -> None:
+    preset = PRESETS["medical"]
+    recipe = load_recipe(None, ["train.minutes=30"], data="x", **preset)
+    assert (recipe.train.minutes, recipe.train.steps) == (30, None)
+    assert recipe.train.batch_size == 8
+    assert preset["train"]["steps"] == 100_000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_recipe(name: str) -> None:
+    recipe = load_recipe(None, data="x", **PRESETS[name])
+    assert recipe.train.steps is not None
+    assert recipe.transform["crop"] is not None
+
+
+def test_arguments_of_metrics_are_read_and_checked() -> None:
+    found = read_metrics("boundary_iou, calibration", ["surface.tolerance=3"])
+    assert list(found) == ["boundary_iou", "calibration", "surface"]
+    assert found["surface"]["tolerance"] == 3
+    with pytest.raises(ValueError, match="metric 'boundery_iou' is not known; did you mean 'boundary_iou'"):
+        read_metrics("boundery_iou", [])
+    with pytest.raises(ValueError, match="did you mean 'tolerance'"):
+        read_metrics("surface", ["surface.tolerence=3"])
+    with pytest.raises(ValueError, match="names no argument of a metric"):
+        read_metrics("surface", ["tolerance=3"])
 
 
 def test_two_limits_are_refused() -> None:

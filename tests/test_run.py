@@ -8,14 +8,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from samples import TINY
 
+from segwright.evaluation import Evaluation
 from segwright.recipe import Recipe, load_recipe
 from segwright.run import train
+from segwright.training import state
+from segwright.training.checkpoint import load_checkpoint, save_checkpoint
 from segwright.training.logs import read_rows
 from segwright.training.loop import DivergedError
 
@@ -48,7 +53,7 @@ def test_a_run_leaves_everything_in_its_folder(rectangles: Path, tmp_path: Path)
 
 
 def test_a_network_learns_bright_rectangles(rectangles: Path, tmp_path: Path) -> None:
-    easy = ["transform.scale=[1,1]", "transform.rotation_degrees=0", "train.average=false"]
+    easy = ["transform.scale=[1,1]", "transform.rotation_degrees=0", "train.average=none"]
     run = train(recipe(rectangles, "train.steps=80", "optimizer.lr=0.01", *easy), tmp_path / "run")
     # All background would score 0.44.
     assert run.best_miou > 0.55
@@ -100,6 +105,31 @@ def test_a_resumed_run_ends_with_the_same_bits(rectangles: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_run_cut_inside_the_mean_of_its_last_quarter_ends_with_the_same_bits(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = recipe(
+        rectangles, "train.steps=8", "train.average=swa", "train.deterministic=true", "train.checkpoint_s=0"
+    )
+    train(straight, tmp_path / "straight")
+
+    def save_and_stop(content: dict[str, Any], path: Path) -> None:
+        save_checkpoint(content, path)
+        if content["step"] == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(state, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(straight, tmp_path / "cut")
+    monkeypatch.undo()
+    train(load_recipe(tmp_path / "cut" / "recipe.yaml"), tmp_path / "cut", resume=True)
+    torch.use_deterministic_algorithms(False)
+    expected, got = (load_checkpoint(tmp_path / name / "checkpoint.pt")["average"] for name in ("straight", "cut"))
+    assert expected["num_averaged"] == got["num_averaged"] == 2
+    assert all(torch.equal(tensor, got["network"][name]) for name, tensor in expected["network"].items())
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(rectangles: Path, tmp_path: Path) -> None:
     straight = recipe(rectangles, "train.steps=30", "train.deterministic=true", "train.checkpoint_s=0")
     train(straight, tmp_path / "straight")
@@ -121,7 +151,7 @@ def test_a_killed_run_resumes_to_the_same_bits(rectangles: Path, tmp_path: Path)
 
 def test_patience_ends_a_run_early(rectangles: Path, tmp_path: Path) -> None:
     hopeless = ["optimizer=sgd", "optimizer.lr=1e-12", "train.steps=40", "train.validations=20", "train.patience=2"]
-    run = train(recipe(rectangles, *hopeless, "train.average=false"), tmp_path / "run")
+    run = train(recipe(rectangles, *hopeless, "train.average=none"), tmp_path / "run")
     assert run.is_finished
     assert read_rows(run.folder / "log.csv")[-1]["step"] < 40
 
@@ -171,7 +201,8 @@ def test_a_gpu_that_is_absent_is_one_sentence(
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(rectangles: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("starter", ["segwright", "torchrun"])
+def test_two_processes_train_and_score_as_one(starter: str, rectangles: Path, tmp_path: Path) -> None:
     """Every loss of two processes with half the batch each equals that of one process with all of it."""
     # Rounding must not grow: Adam's first steps are the signs of the gradients, whatever their size, and DDRNet's
     # pyramid divides by the deviation of a handful of values.
@@ -181,10 +212,30 @@ def test_two_processes_train_as_one(rectangles: Path, tmp_path: Path) -> None:
     one = load_recipe(None, [*calm, *SMALL, *size, "train.steps=6"], data=str(rectangles))
     (tmp_path / "recipe.yaml").write_text(one.to_yaml())
     train(one, tmp_path / "one")
-    command = [sys.executable, "-m", "segwright.cli", "train", str(tmp_path / "recipe.yaml")]
-    done = subprocess.run(
-        [*command, "--devices", "2", "--out", str(tmp_path / "two")], check=False, capture_output=True, text=True
-    )
+    command = ["-m", "segwright.cli", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")]
+    if starter == "segwright":
+        command = [*command, "--devices", "2"]
+    else:
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
+    done = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    losses = [[row["loss"] for row in read_rows(tmp_path / name / "log.csv")] for name in ("one", "two")]
+    assert done.stdout.count("Segmenter") == 1
+    runs = [tmp_path / name for name in ("one", "two")]
+    losses = [[row["loss"] for row in read_rows(run / "log.csv")] for run in runs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    scores = [[row["miou"] for row in read_rows(run / "validation.csv")] for run in runs]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+    first, second = (Evaluation.load(run / "evaluation-val.npz") for run in runs)
+    assert first.names == second.names
+    np.testing.assert_array_equal(first.confusions.sum(axis=2), second.confusions.sum(axis=2))
+
+
+@pytest.mark.slow
+def test_a_mistake_of_a_group_is_said_once(rectangles: Path, tmp_path: Path) -> None:
+    command = ["-m", "segwright.cli", "train", str(rectangles), "train.batch_size=3", "--steps", "1"]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, *command, "--out", str(tmp_path / "run")], check=False, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("Error: train.batch_size is 3") == 1

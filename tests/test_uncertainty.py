@@ -2,11 +2,12 @@ import warnings
 
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from scipy import stats
 
 from segwright import uncertainty
 from segwright.metrics.confusion import intersection_over_union, mean_iou, pixel_accuracy
-from segwright.uncertainty import bootstrap_interval
+from segwright.uncertainty import adjust_p_values, bootstrap_interval, paired_difference
 
 
 def random_confusions(num_images: int, num_classes: int = 3, seed: int = 0) -> np.ndarray:
@@ -95,7 +96,7 @@ def test_an_absent_class_has_no_interval_and_makes_no_warning():
 
 
 def test_no_image_is_refused():
-    with pytest.raises(ValueError, match="no confusion matrix"):
+    with pytest.raises(ValueError, match="no image was counted"):
         bootstrap_interval(np.zeros((0, 2, 2), np.int64), mean_iou)
 
 
@@ -103,3 +104,84 @@ def test_no_image_is_refused():
 def test_levels_outside_zero_and_one_are_refused(level):
     with pytest.raises(ValueError, match="level"):
         bootstrap_interval(random_confusions(3), mean_iou, level=level)
+
+
+def two_segmenters(num_images: int = 25, gain: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Confusions of one segmenter, and of a better one: some errors of each image are right there."""
+    first = random_confusions(num_images)
+    second = first.copy()
+    moved = np.minimum(first[:, 0, 1], gain)
+    second[:, 0, 1] -= moved
+    second[:, 0, 0] += moved
+    return first, second
+
+
+def test_a_paired_difference_is_that_of_the_scores() -> None:
+    first, second = two_segmenters()
+    found = paired_difference(first, second, mean_iou)
+    assert found.value == pytest.approx(mean_iou(second.sum(axis=0)) - mean_iou(first.sum(axis=0)))
+    assert found.low < found.value < found.high
+
+
+def test_the_order_of_a_pair_only_changes_the_sign() -> None:
+    first, second = two_segmenters()
+    one, other = paired_difference(first, second, mean_iou), paired_difference(second, first, mean_iou)
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
+    assert one.p_value == other.p_value
+
+
+@pytest.mark.slow
+def test_the_p_value_agrees_with_scipy() -> None:
+    first, second = random_confusions(12, seed=1), random_confusions(12, seed=2)
+    pairs = np.stack([first, second])
+
+    def gain(one: np.ndarray, other: np.ndarray) -> float:
+        def score(owners: np.ndarray) -> float:
+            return float(mean_iou(pairs[owners.astype(int), np.arange(12)].sum(axis=0)))
+
+        return score(other) - score(one)
+
+    oracle = stats.permutation_test(
+        (np.zeros(12), np.ones(12)), gain, permutation_type="samples", n_resamples=4096, vectorized=False
+    )
+    assert paired_difference(first, second, mean_iou, resamples=8000).p_value == pytest.approx(oracle.pvalue, abs=0.03)
+
+
+def test_equal_segmenters_differ_by_chance() -> None:
+    first, _ = two_segmenters()
+    found = paired_difference(first, first, mean_iou)
+    assert (found.value, found.p_value) == (0, 1)
+
+
+def test_a_clear_gain_is_more_than_chance_and_a_gain_on_one_image_is_not() -> None:
+    first, second = two_segmenters()
+    assert paired_difference(first, second, mean_iou).p_value < 0.001
+    second[1:] = first[1:]
+    assert paired_difference(first, second, mean_iou).p_value == pytest.approx(1)
+
+
+def test_a_paired_interval_is_narrower_than_those_of_the_scores() -> None:
+    first, second = two_segmenters()
+    low, high = bootstrap_interval(first, mean_iou)
+    found = paired_difference(first, second, mean_iou)
+    assert found.high - found.low < 0.5 * (high - low)
+
+
+def test_pairs_of_other_sizes_are_refused() -> None:
+    with pytest.raises((ValueError, TypeCheckError), match=r"second|a pair needs the same images and classes"):
+        paired_difference(random_confusions(3), random_confusions(4), mean_iou)
+
+
+def test_p_values_of_several_comparisons_are_raised_as_holm_says() -> None:
+    assert adjust_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_p_values([0.9, 0.8]) == [1.0, 1.0]
+    assert adjust_p_values([]) == []
+
+
+def test_counts_of_any_shape_are_taken() -> None:
+    values = np.random.default_rng(0).normal(5, 1, (50, 1, 2)).astype(np.float64)
+    values[..., 1] = 1  # a mean over images: the sum and the number of images
+    low, high = bootstrap_interval(values, lambda sums: sums[:, 0, 0] / sums[:, 0, 1])
+    error = values[..., 0].std() / 50**0.5
+    assert low == pytest.approx(values[..., 0].mean() - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(values[..., 0].mean() + 1.96 * error, abs=0.2 * error)

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ import numpy as np
 from segwright.data.description import Description
 from segwright.data.detection import Detection, detect_encoding
 from segwright.data.encoding import MaskEncoding
-from segwright.data.folder import Dataset, Folder, Pair, find_pairs, size_mismatch
+from segwright.data.folder import Dataset, Folder, Pair, size_mismatch
+from segwright.data.folds import find_fold
 from segwright.data.images import UnreadableFileError, read_image
 from segwright.data.measures import ImageFacts, MaskFacts, measure_image, measure_mask
 from segwright.data.statistics import Record, Statistics, count_classes, summarize
@@ -45,12 +46,14 @@ class Inspection:
         problems: Errors first, then warnings.
         notes: Conclusions on the masks that a person may want to check.
         statistics: Sizes, values and classes of those pairs.
+        shown: Classes that the mask of each pair shows; none for a pair without a mask. Not in `to_json`.
     """
 
     dataset: Dataset
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     statistics: Statistics
+    shown: dict[Pair, tuple[int, ...]] = field(default_factory=dict)
 
     def refuse_errors(self) -> None:
         """Refuse to go on with data that has errors.
@@ -101,6 +104,7 @@ def inspect(
     encoding: MaskEncoding | None = None,
     classes: Classes | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fold: tuple[int, int] | None = None,
 ) -> Inspection:
     """Read every image and every mask of a folder once and check them against each other.
 
@@ -111,13 +115,14 @@ def inspect(
         encoding: How masks store classes, as a trained segmenter knows it; found out from the masks if None.
         classes: Classes of that segmenter; given with `encoding` or not at all.
         progress: Called with the number of pairs done and of all pairs.
+        fold: Part that is held out for validation, see `find_fold`; None leaves the splits as they are.
 
     Raises:
         ValueError: If the folder holds no pairs, its dataset.yaml is wrong, or `encoding` or `classes` came alone.
     """
     if (encoding is None) != (classes is None):
         raise ValueError("one of encoding and classes came alone; give both, or neither to find them out")
-    folder = find_pairs(root)
+    folder = find_fold(root, fold)
     readings = _read_all(folder, progress)
     problems = _folder_problems(folder)
     notes: tuple[str, ...] = ()
@@ -135,7 +140,7 @@ def inspect(
     dataset = Dataset(folder.root, folder.layout, classes, encoding, splits, channels)
     problems += _leaks(records, dataset) + _class_problems(records, statistics, dataset)
     problems = sorted(problems + errors, key=lambda problem: problem.severity != "error")
-    return Inspection(dataset, tuple(problems), notes, statistics)
+    return Inspection(dataset, tuple(problems), notes, statistics, _shown(records, splits))
 
 
 def _read_all(folder: Folder, progress: Callable[[int, int], None] | None) -> list[_Reading]:
@@ -185,16 +190,16 @@ def _check(
     for reading in readings:
         pair, image, mask = reading.pair, reading.image, reading.mask
         errors = [(pair.image, reason) for reason in _image_errors(image, usual)]
-        counts = np.zeros((1, 3, 3), np.int64)
+        counts, sides = np.zeros((1, 3, 3), np.int64), np.zeros(0, np.int64)
         if pair.mask is not None:
-            reasons, counts = _mask_errors(image, mask, encoding, rejected.get(pair.mask, ""))
+            reasons, counts, sides = _mask_errors(image, mask, encoding, rejected.get(pair.mask, ""))
             errors += [(pair.mask, reason) for reason in reasons]
         problems += [Problem("error", _relative(path, root), reason) for path, reason in errors]
         is_understood = pair.mask is None or encoding is not None
         if not errors and is_understood and isinstance(image, ImageFacts) and not isinstance(mask, str):
             if mask is None and encoding is not None:
                 counts = np.zeros((len(encoding.values) + 1, 3, 3), np.int64)
-            records.append(Record(reading.split, pair.name, image, mask, counts))
+            records.append(Record(reading.split, pair.name, image, mask, counts, sides))
     return records, usual[0], problems
 
 
@@ -215,10 +220,10 @@ def _image_errors(image: ImageFacts | str, usual: tuple[int, str]) -> list[str]:
 
 def _mask_errors(
     image: ImageFacts | str, mask: MaskFacts | str | None, encoding: MaskEncoding | None, rejection: str
-) -> tuple[list[str], np.ndarray]:
-    counts = np.zeros((1, 3, 3), np.int64)
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    counts, sides = np.zeros((1, 3, 3), np.int64), np.zeros(0, np.int64)
     if mask is None or isinstance(mask, str):
-        return [mask] if mask else [], counts
+        return [mask] if mask else [], counts, sides
     errors = []
     if isinstance(image, ImageFacts) and (image.height, image.width) != (mask.height, mask.width):
         errors.append(size_mismatch((image.height, image.width), (mask.height, mask.width)))
@@ -226,10 +231,10 @@ def _mask_errors(
         errors.append(rejection)
     elif encoding is not None:
         try:
-            counts = count_classes(mask, encoding)
+            counts, sides = count_classes(mask, encoding)
         except ValueError as error:
             errors.append(str(error))
-    return errors, counts
+    return errors, counts, sides
 
 
 def _folder_problems(folder: Folder) -> list[Problem]:
@@ -246,6 +251,12 @@ def _folder_problems(folder: Folder) -> list[Problem]:
     if "train" in folder.splits and "val" not in folder.splits:
         problems.append(Problem("warning", ".", "one pair is too few to keep a part for validation; add pairs"))
     return problems
+
+
+def _shown(records: Sequence[Record], splits: dict[str, tuple[Pair, ...]]) -> dict[Pair, tuple[int, ...]]:
+    """Classes that each pair shows; the counts end with those of void."""
+    shown = {(r.split, r.name): np.flatnonzero(r.counts[:-1].any(axis=(1, 2))).tolist() for r in records}
+    return {pair: tuple(shown[split, pair.name]) for split, pairs in splits.items() for pair in pairs}
 
 
 def _leaks(records: Sequence[Record], dataset: Dataset) -> list[Problem]:

@@ -54,6 +54,7 @@ class MaskFacts:
         codes: Distinct values, (V,).
         counts: Pixels of each value in the top, middle and bottom rows by left, middle and right columns, (V, 3, 3);
             the middle is one line at odd sizes and none at even ones.
+        sides: Pixel sides at which each value meets another, (V,).
         is_solid: Whether a value fills a 3 x 3 square anywhere, (V,); values that come from smoothing do not.
         num_values: Number of distinct values, also where codes holds fewer.
     """
@@ -67,6 +68,7 @@ class MaskFacts:
     palette: tuple[Color, ...] | None
     codes: np.ndarray
     counts: np.ndarray
+    sides: np.ndarray
     is_solid: np.ndarray
     num_values: int
 
@@ -100,7 +102,7 @@ def measure_mask(path: Path) -> MaskFacts:
     rows, columns = _thirds(index.shape[0]), _thirds(index.shape[1])
     keys = (rows[:, None] * 3 + columns) * len(codes) + index  # H W
     counts = np.bincount(keys.ravel(), minlength=9 * len(codes)).reshape(3, 3, -1).transpose(2, 0, 1)  # V 3 3
-    is_solid = _solid_values(index, len(codes))
+    sides, is_solid = _count_sides(index, len(codes)), _solid_values(index, len(codes))
     kept = np.arange(len(codes))
     if len(codes) > MAX_VALUES:
         kept = np.sort(np.argsort(-counts.sum(axis=(1, 2)), kind="stable")[:MAX_VALUES])
@@ -114,6 +116,7 @@ def measure_mask(path: Path) -> MaskFacts:
         palette=None if palette is None or all(color == (i, i, i) for i, color in enumerate(palette)) else palette,
         codes=codes[kept].astype(np.int64),
         counts=counts[kept],
+        sides=sides[kept],
         is_solid=is_solid[kept],
         num_values=len(codes),
     )
@@ -145,6 +148,15 @@ def _thirds(length: int) -> np.ndarray:
     parts[: length // 2] = 0
     parts[length - length // 2 :] = 2
     return parts
+
+
+def _count_sides(index: np.ndarray, num_values: int) -> np.ndarray:
+    sides = np.zeros(num_values, np.int64)
+    for one, other in ((index[1:], index[:-1]), (index[:, 1:], index[:, :-1])):
+        is_border = one != other
+        for part in (one[is_border], other[is_border]):
+            sides += np.bincount(part, minlength=num_values)
+    return sides
 
 
 def _solid_values(index: np.ndarray, num_values: int) -> np.ndarray:

@@ -26,6 +26,7 @@ class Record:
         mask: Facts of the mask, if there is one.
         counts: Pixels of each class, and of void last, in 3 x 3 places as in `MaskFacts`, (K + 1, 3, 3); empty without
             a mask.
+        sides: Pixel sides at which each class, and void last, meets another, (K + 1,); empty without a mask.
     """
 
     split: str
@@ -33,6 +34,7 @@ class Record:
     image: ImageFacts
     mask: MaskFacts | None
     counts: np.ndarray
+    sides: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Statistics:
         channel_deviations: Standard deviation of the stored values of each channel.
         class_shares: Share of the pixels that are not void, in [0, 1]; sums to 1.
         class_presence: Share of the images that show each class, by split.
+        class_widths: Typical width of what belongs to each class, in pixels: 2 x area / sides, which is the width of a
+            stripe; 0 for a class that does not occur.
+        object_width: The same over all classes together.
         is_imbalanced: The largest share is more than `IMBALANCE_RATIO` times the smallest above 0.
         num_empty: Masks that hold nothing but class 0 and void.
         void_share: Share of all pixels that is void.
@@ -64,6 +69,8 @@ class Statistics:
     channel_deviations: tuple[float, ...]
     class_shares: tuple[float, ...]
     class_presence: dict[str, tuple[float, ...]]
+    class_widths: tuple[float, ...]
+    object_width: float
     is_imbalanced: bool
     num_empty: int
     void_share: float
@@ -72,8 +79,8 @@ class Statistics:
     fingerprint: str
 
 
-def count_classes(mask: MaskFacts, encoding: MaskEncoding) -> np.ndarray:
-    """Pixels of each class, and of void last, by place, (K + 1, 3, 3).
+def count_classes(mask: MaskFacts, encoding: MaskEncoding) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each class, and of void last, by place, (K + 1, 3, 3), and their sides, (K + 1,).
 
     Raises:
         ValueError: If the mask holds a value of no class; names the values and counts their pixels.
@@ -85,8 +92,11 @@ def count_classes(mask: MaskFacts, encoding: MaskEncoding) -> np.ndarray:
         raise ValueError(encoding.explain_unknown(mask.codes[is_unknown].tolist(), counts, is_color=mask.is_color))
     num_classes = len(encoding.values)
     places = np.zeros((num_classes + 1, 3, 3), np.int64)
-    np.add.at(places, np.where(labels == IGNORE_LABEL, num_classes, labels), mask.counts)
-    return places
+    sides = np.zeros(num_classes + 1, np.int64)
+    rows = np.where(labels == IGNORE_LABEL, num_classes, labels)
+    np.add.at(places, rows, mask.counts)
+    np.add.at(sides, rows, mask.sides)
+    return places, sides
 
 
 def summarize(records: Sequence[Record], num_classes: int) -> Statistics:
@@ -94,14 +104,17 @@ def summarize(records: Sequence[Record], num_classes: int) -> Statistics:
     chosen = [record for record in records if record.split == "train"] or list(records)
     places = sum((record.counts for record in chosen), np.zeros((num_classes + 1, 3, 3), np.int64))
     totals = places[:num_classes].sum(axis=(1, 2))
+    sides = sum((record.sides for record in chosen if len(record.sides)), np.zeros(num_classes + 1, np.int64))
+    heights, widths = (_range([getattr(record.image, side) for record in records]) for side in ("height", "width"))
+    largest = min(heights[1], widths[1])
     shares = _shares(totals)
     present = shares[shares > 0]
     means, deviations = _moments([record.image for record in chosen])
     splits = dict.fromkeys(record.split for record in records)
     return Statistics(
         num_pairs=dict(Counter(record.split for record in records)),
-        heights=_range([record.image.height for record in records]),
-        widths=_range([record.image.width for record in records]),
+        heights=heights,
+        widths=widths,
         dtypes=dict(Counter(record.image.dtype for record in records)),
         channel_means=means,
         channel_deviations=deviations,
@@ -110,6 +123,8 @@ def summarize(records: Sequence[Record], num_classes: int) -> Statistics:
             split: _presence([r for r in records if r.split == split and r.mask is not None], num_classes)
             for split in splits
         },
+        class_widths=tuple(_width(*pair, largest) for pair in zip(totals, sides[:num_classes], strict=True)),
+        object_width=_width(totals.sum(), sides[:num_classes].sum(), largest),
         is_imbalanced=bool(len(present) and present.max() > IMBALANCE_RATIO * present.min()),
         num_empty=sum(r.mask is not None and not r.counts[1:num_classes].any() for r in chosen),
         void_share=float(places[num_classes].sum() / max(1, places.sum())),
@@ -117,6 +132,11 @@ def summarize(records: Sequence[Record], num_classes: int) -> Statistics:
         horizontal_asymmetry=_distance(places[:num_classes, :, 0].sum(axis=1), places[:num_classes, :, 2].sum(axis=1)),
         fingerprint=_fingerprint(records),
     )
+
+
+def _width(pixels: np.int64, sides: np.int64, largest: float) -> float:
+    """Width of a stripe with as many pixels and sides; at most that of an image, which has no sides at its border."""
+    return min(2 * float(pixels) / float(sides), largest) if sides else largest * bool(pixels)
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

@@ -1,7 +1,10 @@
 """The one artefact: a network with all that is needed to use it, as a folder without pickle."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -13,6 +16,7 @@ from segwright import parts
 from segwright.data.images import read_image
 from segwright.files import write_whole
 from segwright.inference.description import DESCRIPTION, Description
+from segwright.inference.ensemble import ENSEMBLE, Ensemble
 from segwright.inference.tiles import Prediction, predict_image
 from segwright.layers.normalization import Normalization
 from segwright.types import Classes, Image
@@ -130,8 +134,27 @@ class Segmenter(nn.Module):
         return segmenter.eval().to(memory_format=torch.channels_last)
 
 
+def make_ensemble(segmenters: Sequence[Segmenter], scores: dict[str, Any]) -> Segmenter:
+    """One segmenter that averages the probabilities of several.
+
+    Args:
+        segmenters: Segmenters of the same classes, channels and pixel type.
+        scores: Scores to describe the whole by.
+    """
+    first = segmenters[0].description
+    members = [segmenter.description.to_dict() for segmenter in segmenters]
+    zeros, ones = (0.0,) * first.in_channels, (1.0,) * first.in_channels  # each member normalizes for itself
+    whole = replace(
+        first, network=ENSEMBLE, arguments={"members": members}, scores=scores, mean=zeros, std=ones, recipe={}
+    )
+    return Segmenter(Ensemble(segmenters), whole).eval()
+
+
 def build_network(description: Description, *, weights: str = "none") -> nn.Module:
     """The network that a description names; its encoder starts from `weights` if it takes any."""
+    if description.network == ENSEMBLE:
+        members = [Description.from_dict(member) for member in description.arguments["members"]]
+        return Ensemble([Segmenter(build_network(member), member) for member in members])
     arguments = dict(description.arguments)
     if "weights" in arguments:
         arguments["weights"] = weights

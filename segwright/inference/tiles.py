@@ -9,7 +9,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from segwright.inference.description import Description
-from segwright.layers.hardware import has_bf16
+from segwright.layers.hardware import uses_bf16
 from segwright.types import Image
 
 
@@ -65,7 +65,7 @@ def predict_image(
     height, width = image.shape[:2]
     padded = _pad(image, segmenter.stride)
     device = segmenter.device
-    is_bf16 = precision == "bf16" or (precision == "auto" and has_bf16(device))
+    is_bf16 = uses_bf16(precision, device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
         if padded.shape[0] * padded.shape[1] <= segmenter.description.tiling.whole_pixels:
             mask, scores = _whole(segmenter, padded, probabilities)

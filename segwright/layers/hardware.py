@@ -31,6 +31,11 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether networks compute in bfloat16: if "bf16" asks for it, or with "auto" where the device has it."""
+    return precision == "bf16" or (precision == "auto" and has_bf16(device))
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes of memory that a device has left; on the CPU within the limit of a container."""
     if device.type == "cuda":

@@ -1,10 +1,12 @@
 """Sums over the processes of a distributed run."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def num_processes() -> int:
@@ -22,6 +24,15 @@ def sum_over_processes(value: Tensor) -> Tensor:
         return value
     total: Tensor = _Sum.apply(value)
     return total
+
+
+def gather_objects(own: T) -> list[T]:
+    """The objects of all processes, by rank, in each of them."""
+    if num_processes() == 1:
+        return [own]
+    found: list[Any] = [None] * num_processes()
+    dist.all_gather_object(found, own)
+    return found
 
 
 class _Sum(torch.autograd.Function):

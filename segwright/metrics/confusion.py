@@ -5,6 +5,8 @@ mean of the scores of single images is another number. All scores take any leadi
 resamples of a bootstrap) cost one call.
 """
 
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
@@ -58,46 +60,53 @@ def _refuse_unknown(pixels: Int64[np.ndarray, "256"], what: str, num_classes: in
 def intersection_over_union(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N K"]:
     """Intersection over union of each class: |P∩M| / |P∪M|; NaN for a class in neither mask nor prediction."""
     hits, masked, chosen = _marginals(confusion)
-    return _ratio(hits, masked + chosen - hits)
+    return ratio(hits, masked + chosen - hits)
 
 
 def dice(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N K"]:
     """Dice coefficient of each class: 2 |P∩M| / (|P| + |M|); NaN for a class in neither mask nor prediction."""
     hits, masked, chosen = _marginals(confusion)
-    return _ratio(2 * hits, masked + chosen)
+    return ratio(2 * hits, masked + chosen)
 
 
 def precision(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N K"]:
     """Share of the pixels given a class that are of that class; NaN for a class that was never predicted."""
     hits, _, chosen = _marginals(confusion)
-    return _ratio(hits, chosen)
+    return ratio(hits, chosen)
 
 
 def recall(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N K"]:
     """Share of the pixels of a class that were given that class; NaN for a class that no mask holds."""
     hits, masked, _ = _marginals(confusion)
-    return _ratio(hits, masked)
+    return ratio(hits, masked)
 
 
 def pixel_accuracy(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N"]:
     """Share of all pixels that were given their class; NaN if all pixels are void."""
     hits, masked, _ = _marginals(confusion)
-    return _ratio(hits.sum(axis=-1), masked.sum(axis=-1))
+    return ratio(hits.sum(axis=-1), masked.sum(axis=-1))
 
 
 def mean_accuracy(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N"]:
     """Mean of `recall` over the classes that occur in the masks."""
-    return _mean_of_present(recall(confusion))
+    return mean_of_present(recall(confusion))
 
 
 def mean_iou(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N"]:
     """mIoU: mean of `intersection_over_union` over the classes that occur in masks or predictions."""
-    return _mean_of_present(intersection_over_union(confusion))
+    return mean_of_present(intersection_over_union(confusion))
 
 
 def mean_dice(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N"]:
     """Mean of `dice` over the classes that occur in masks or predictions, background included."""
-    return _mean_of_present(dice(confusion))
+    return mean_of_present(dice(confusion))
+
+
+def frequency_weighted_iou(confusion: Int64[np.ndarray, "*N K K"]) -> Float64[np.ndarray, "*N"]:
+    """Mean of `intersection_over_union`, each class weighted by its pixels in the masks; NaN if all pixels are void."""
+    _, masked, _ = _marginals(confusion)
+    iou = np.nan_to_num(intersection_over_union(confusion))  # a class in neither has the weight 0
+    return ratio((masked * iou).sum(axis=-1), masked.sum(axis=-1))
 
 
 def _marginals(
@@ -107,18 +116,74 @@ def _marginals(
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
-def _ratio(
-    numerator: Int64[np.ndarray, "*N"] | np.int64, denominator: Int64[np.ndarray, "*N"] | np.int64
+def ratio(
+    numerator: Int64[np.ndarray, "*N"] | Float64[np.ndarray, "*N"] | np.int64 | np.float64,
+    denominator: Int64[np.ndarray, "*N"] | Float64[np.ndarray, "*N"] | np.int64 | np.float64,
 ) -> Float64[np.ndarray, "*N"]:
-    ratio = np.full(np.shape(denominator), np.nan)
-    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
-    return ratio
+    """Quotient of sums of counts; NaN where the denominator is 0."""
+    quotient = np.full(np.shape(denominator), np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
 
 
-def _mean_of_present(scores: Float64[np.ndarray, "*N K"]) -> Float64[np.ndarray, "*N"]:
+def mean_of_present(scores: Float64[np.ndarray, "*N K"]) -> Float64[np.ndarray, "*N"]:
+    """Mean over the classes that have a score; NaN if none has."""
     # np.nanmean warns where all classes are absent; NaN is the right answer there.
     present = ~np.isnan(scores)
     count = present.sum(axis=-1)
     mean = np.full(np.shape(count), np.nan)
     np.divide(np.where(present, scores, 0.0).sum(axis=-1), count, out=mean, where=count > 0)
     return mean
+
+
+class Confusion:
+    """The scores of one confusion matrix over a set of images.
+
+    Args:
+        num_classes: Number of classes K, 1 to 255.
+        ignore_label: Pixels of the mask with this label are not counted.
+
+    Source: mean and frequency weighted IoU, pixel and mean accuracy, Long et al., FCN, CVPR 2015, section 5
+    (https://arxiv.org/abs/1411.4038).
+    """
+
+    takes_probabilities: ClassVar[bool] = False
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    distances: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, *, num_classes: int, ignore_label: int = IGNORE_LABEL) -> None:
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    @property
+    def protocol(self) -> str:
+        """What is computed, in words."""
+        return (
+            "One confusion matrix over all pixels of all images; void pixels are left out; miou, mean_dice and "
+            "mean_accuracy are means of IoU, Dice and recall over the classes that occur (for mean_accuracy: in the "
+            "masks), background included, frequency_weighted_iou weights IoU by the pixels of a class in the masks."
+        )
+
+    def count(self, mask: UInt8[np.ndarray, "*S"], predicted: UInt8[np.ndarray, "..."]) -> Int64[np.ndarray, "K K"]:
+        """`confusion_matrix` of one image."""
+        return confusion_matrix(mask, predicted, self.num_classes, self.ignore_label)
+
+    def scores(
+        self, counts: Int64[np.ndarray, "*N K K"] | Float64[np.ndarray, "*N K K"]
+    ) -> dict[str, Float64[np.ndarray, "..."]]:
+        """Scores of summed matrices: one value a matrix, or one a class for iou, dice, precision and recall."""
+        confusion = counts.astype(np.int64, copy=False)  # sums of whole numbers are whole in float64 as well
+        return {
+            "miou": mean_iou(confusion),
+            "mean_dice": mean_dice(confusion),
+            "pixel_accuracy": pixel_accuracy(confusion),
+            "mean_accuracy": mean_accuracy(confusion),
+            "frequency_weighted_iou": frequency_weighted_iou(confusion),
+            "iou": intersection_over_union(confusion),
+            "dice": dice(confusion),
+            "precision": precision(confusion),
+            "recall": recall(confusion),
+        }
+
+
+build = Confusion

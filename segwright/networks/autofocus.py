@@ -49,8 +49,11 @@ class AutofocusConvolution(nn.Module):
         """Attention times branches, summed."""
         # Detached: what the attention learns does not change the features that it looks at.
         shares = self.attention(x.detach()).split(1, dim=1)  # B 1 H W for each branch
+        weight: Tensor = self.weight
+        if self.training:  # as layers/bfloat16.py does for convolutions that are modules
+            x, weight = x.contiguous(), weight.contiguous()
         first, *others = (
-            share * norm(F.conv2d(x, self.weight, padding=dilation, dilation=dilation))  # B D H W
+            share * norm(F.conv2d(x, weight, padding=dilation, dilation=dilation))  # B D H W
             for share, norm, dilation in zip(shares, self.norms, self.dilations, strict=True)
         )
         result: Tensor = sum(others, start=first)  # B D H W

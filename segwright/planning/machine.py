@@ -3,7 +3,7 @@
 import torch
 
 from segwright.data.inspection import Inspection
-from segwright.layers.hardware import choose_device, free_memory, has_bf16
+from segwright.layers.hardware import choose_device, free_memory, uses_bf16
 from segwright.planning.step import IN_USE, Step, follow_step
 from segwright.recipe import Recipe
 
@@ -67,8 +67,7 @@ def _needed(step: Step, recipe: Recipe, device: torch.device) -> int:
 
 
 def _is_bf16(recipe: Recipe) -> bool:
-    precision = recipe.train.precision
-    return precision == "bf16" or (precision == "auto" and has_bf16(choose_device(recipe.train.device)))
+    return uses_bf16(recipe.train.precision, choose_device(recipe.train.device))
 
 
 def _follow(recipe: Recipe, inspection: Inspection) -> Step:

@@ -7,24 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
+from segwright.evaluation import Score
 from segwright.metrics import confusion as metrics
 from segwright.types import Classes, Image
 from segwright.uncertainty import bootstrap_interval
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A score with its interval; NaN where it is not defined or not known.
-
-    Attributes:
-        value: One number, or one a class.
-        low: Low end of the interval, in the shape of `value`.
-        high: High end.
-    """
-
-    value: Float64[np.ndarray, "*T"]
-    low: Float64[np.ndarray, "*T"]
-    high: Float64[np.ndarray, "*T"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +32,13 @@ class Scores:
     num_images: int
     level: float
     confusion: Int64[np.ndarray, "K K"]
-    intersection_over_union: Measured
-    dice: Measured
-    precision: Measured
-    recall: Measured
-    mean_iou: Measured
-    mean_dice: Measured
-    pixel_accuracy: Measured
+    intersection_over_union: Score
+    dice: Score
+    precision: Score
+    recall: Score
+    mean_iou: Score
+    mean_dice: Score
+    pixel_accuracy: Score
 
     @classmethod
     def of(
@@ -76,9 +62,9 @@ class Scores:
             )
         total = confusions.sum(axis=0)
 
-        def measured(statistic: Callable[..., Float64[np.ndarray, "..."]]) -> Measured:
+        def measured(statistic: Callable[..., Float64[np.ndarray, "..."]]) -> Score:
             low, high = bootstrap_interval(confusions, statistic, level=level, resamples=resamples, seed=seed)
-            return Measured(statistic(total), low, high)
+            return Score(statistic(total), low, high)
 
         return cls(
             protocol=protocol,

@@ -1,5 +1,6 @@
 """The page of a run: one HTML file that needs nothing else, now or in ten years."""
 
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -35,10 +36,15 @@ def page(report: Report) -> str:
         facts.environment(report.environment),
         making.usage(report.segmenter),
     )
+    return frame(report.title, body)
+
+
+def frame(title: str, body: Iterable[str]) -> str:
+    """A page with our style from its parts; empty ones are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(report.title)} – Segwright</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n"
+        f"<title>{escape(title)} – Segwright</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>\n"
         f"</head>\n<body>\n<main>\n{chr(10).join(part for part in body if part)}\n</main>\n</body>\n</html>\n"
     )

@@ -70,7 +70,7 @@ def _value_sentence(inspection: Inspection) -> str:
 
 def _mask_sentence(inspection: Inspection) -> str:
     statistics, classes = inspection.statistics, inspection.dataset.classes
-    parts = [f"{statistics.void_share:.1%} void"]
+    parts = [f"{statistics.void_share:.1%} void", f"objects about {statistics.object_width:.0f} pixels wide"]
     if statistics.num_empty and classes is not None:
         parts.append(f"{statistics.num_empty:,} masks show only '{classes.names[0]}'")
     if statistics.is_imbalanced:

@@ -6,8 +6,9 @@ from html import escape
 import numpy as np
 from jaxtyping import Float64
 
+from segwright.evaluation import Score
 from segwright.report.charts import number
-from segwright.report.content import Example, ImageScore, Measured, Report, Scores
+from segwright.report.content import Example, ImageScore, Report, Scores
 from segwright.report.pictures import example_pictures, longest_side
 
 _MOST_NAMED_CONFUSIONS = 5
@@ -24,7 +25,7 @@ def headline(report: Report) -> str:
         f'<header><p class="kicker">Segwright report</p><h1>{escape(report.title)}</h1>'
         f'<div class="hero"><p class="score"><span>mIoU</span><strong>{_score(float(scores.mean_iou.value))}</strong>'
         f"{_between(scores.mean_iou)}</p>"
-        f"<div><p>{_in_words(scores)}</p><p><b>Measured on {counted}.</b> {escape(scores.protocol)}</p></div></div>"
+        f"<div><p>{_in_words(scores)}</p><p><b>Score on {counted}.</b> {escape(scores.protocol)}</p></div></div>"
         f'<ul class="tiles">{_tile("Mean Dice", scores.mean_dice)}{_tile("Pixel accuracy", scores.pixel_accuracy)}'
         f"</ul></header>"
     )
@@ -45,11 +46,11 @@ def _in_words(scores: Scores) -> str:
     return words + (" With so few images, the interval itself is rough." if scores.num_images < _FEW_IMAGES else "")
 
 
-def _tile(name: str, measured: Measured) -> str:
+def _tile(name: str, measured: Score) -> str:
     return f"<li><span>{name}</span><b>{_score(float(measured.value))}</b>{_between(measured)}</li>"
 
 
-def _between(measured: Measured) -> str:
+def _between(measured: Score) -> str:
     if math.isnan(float(measured.low)):
         return ""
     return f'<span class="interval">{_score(float(measured.low))} – {_score(float(measured.high))}</span>'

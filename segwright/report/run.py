@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from segwright.data.folder import Dataset, find_pairs
-from segwright.evaluation import PROTOCOL, Evaluation
+from segwright.data.folder import Dataset
+from segwright.data.folds import find_fold
+from segwright.evaluation import Evaluation
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image
 from segwright.metrics.confusion import mean_iou, pixel_accuracy
 from segwright.recipe import Recipe, load_recipe
 from segwright.report.content import Example, ImageScore, Report, Scores, Timing
 from segwright.report.html import write_report
-from segwright.run_folder import DATA, ENVIRONMENT, EVALUATION, RECIPE, REPORT, SEGMENTER
+from segwright.run_folder import DATA, ENVIRONMENT, RECIPE, REPORT, SEGMENTER, evaluation_file
 from segwright.training.logs import read_rows
 
 NUM_EXAMPLES = 4
@@ -29,9 +30,11 @@ def write_run_report(folder: Path) -> Path | None:
     """
     if not (folder / SEGMENTER).is_dir():
         raise ValueError(f"{folder} holds no segmenter yet; train it, or finish it with --resume {folder}")
-    if not (folder / EVALUATION).is_file():
+    if not (folder / "log.csv").is_file():
+        raise ValueError(f"{folder} holds several runs; give the folder of one of them, such as {folder / 'fold-1'}")
+    if not (folder / evaluation_file("val")).is_file():
         return None
-    evaluation = Evaluation.load(folder / EVALUATION)
+    evaluation = Evaluation.load(folder / evaluation_file("val"))
     history, data = read_rows(folder / "log.csv"), json.loads((folder / DATA).read_text(encoding="utf-8"))
     images = [
         ImageScore(name, float(mean_iou(confusion)), float(pixel_accuracy(confusion)))
@@ -43,7 +46,7 @@ def write_run_report(folder: Path) -> Path | None:
     segmenter, recipe = Segmenter.load(folder), load_recipe(folder / RECIPE)
     report = Report(
         title=folder.resolve().name,
-        scores=Scores.of(evaluation.confusions, evaluation.classes, PROTOCOL),
+        scores=Scores.of(evaluation.confusions, evaluation.classes, evaluation.protocol),
         images=images,
         worst=_examples(segmenter, evaluation, images, worst, recipe),
         best=_examples(segmenter, evaluation, images, best, recipe),
@@ -63,7 +66,7 @@ def _examples(
     segmenter: Segmenter, evaluation: Evaluation, images: Sequence[ImageScore], numbers: Sequence[int], recipe: Recipe
 ) -> list[Example]:
     """Images to look at, predicted once more; their masks are read as in training."""
-    found, precision = find_pairs(Path(recipe.data)), recipe.train.precision
+    found, precision = find_fold(Path(recipe.data), recipe.train.held_out), recipe.train.precision
     pairs = {pair.name: pair for pair in found.splits.get(evaluation.split, ())}
     dataset = Dataset(found.root, found.layout, segmenter.classes, segmenter.description.encoding, found.splits)
     examples = []

@@ -1,62 +1,84 @@
 """Scores in the terminal."""
 
 import math
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segwright.evaluation import PROTOCOL, Evaluation
-from segwright.report.content import Measured, Scores
+from segwright.evaluation import Evaluation, Score
+from segwright.report.content import Scores
 
 
 def render_scores(evaluation: Evaluation) -> RenderableType:
     """Overall scores with their intervals, the table of classes, and the protocol that they follow."""
-    scores = Scores.of(evaluation.confusions, evaluation.classes, PROTOCOL)
+    scores = Scores.of(evaluation.confusions, evaluation.classes, evaluation.protocol)
     images = f"{scores.num_images} image{'s' if scores.num_images > 1 else ''}"
+    further = [evaluation.measured(counted.name) for counted in evaluation.counted[1:]]
+    more = {name: score for measured in further for name, score in measured.items()}
     return Group(
         Text(f"{evaluation.split}: {images}, {1000 * evaluation.seconds_per_image:.0f} ms each"),
         Text(),
-        _overall(scores),
+        _overall(scores, {name: score for name, score in more.items() if score.value.ndim == 0}),
         Text(),
-        _classes(scores),
+        _classes(scores, {name: score for name, score in more.items() if score.value.ndim == 1}),
         Text(),
-        Text(PROTOCOL, style="dim"),
+        Text(scores.protocol, style="dim"),
     )
 
 
-def _overall(scores: Scores) -> Table:
+def _overall(scores: Scores, more: Mapping[str, Score]) -> Table:
     table = Table.grid(padding=(0, 2))
     named = {"mIoU": scores.mean_iou, "mean Dice": scores.mean_dice, "pixel accuracy": scores.pixel_accuracy}
-    for name, measured in named.items():
-        value, low, high = (float(end) for end in (measured.value, measured.low, measured.high))
-        interval = _interval(low, high)
-        table.add_row(Text(name, style="bold"), Text(_number(value), style="bold"), f"({interval})" if interval else "")
+    for name, score in (named | {spoken(name): score for name, score in more.items()}).items():
+        interval = say_interval(score)
+        table.add_row(Text(name, style="bold"), Text(say_score(score), style="bold"), f"({interval})" * bool(interval))
     return table
 
 
-def _classes(scores: Scores) -> Table:
+def _classes(scores: Scores, more: Mapping[str, Score]) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("class")
-    for column in ("IoU", "95 %", "Dice", "share"):
+    for column in ("IoU", "95 %", "Dice", "share", *map(spoken, more)):
         table.add_column(column, justify="right")
     shares = scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1)
-    iou: Measured = scores.intersection_over_union
     for index, name in enumerate(scores.classes.names):
         color = "#{:02x}{:02x}{:02x}".format(*scores.classes.colors[index])
+        columns = (scores.intersection_over_union, scores.dice, *more.values())
+        iou, dice, *others = (_of_class(score, index) for score in columns)
         table.add_row(
             Text.assemble(("■ ", color), name),
-            _number(float(iou.value[index])),
-            _interval(float(iou.low[index]), float(iou.high[index])),
-            _number(float(scores.dice.value[index])),
+            say_score(iou),
+            say_interval(iou),
+            say_score(dice),
             f"{shares[index]:.1%}",
+            *map(say_score, others),
         )
     return table
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def _of_class(score: Score, index: int) -> Score:
+    return Score(score.value[index], score.low[index], score.high[index], score.lower_is_better, score.is_distance)
 
 
-def _interval(low: float, high: float) -> str:
-    return "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+def spoken(name: str) -> str:
+    """Name of a score as a reader says it."""
+    return name.replace("_", " ").replace("miou", "mIoU")
+
+
+def say_score(score: Score) -> str:
+    """A score as a number: shares in percent, distances as they are."""
+    return _number(float(score.value), score.is_distance)
+
+
+def say_interval(score: Score) -> str:
+    """The interval of a score; nothing where there is none."""
+    low, high = float(score.low), float(score.high)
+    return "" if math.isnan(low) else f"{_number(low, score.is_distance)} to {_number(high, score.is_distance)}"
+
+
+def _number(value: float, is_distance: bool) -> str:
+    if math.isnan(value):
+        return "–"
+    return f"{value:.3g}" if is_distance else f"{100 * value:.1f}"

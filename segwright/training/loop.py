@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from segwright.training.gradients import GradientWatch
 from segwright.training.state import DivergedError, LoopState, Training
 
 
@@ -23,6 +25,9 @@ class Record(Protocol):
 
     def validation(self, row: Mapping[str, float], is_best: bool) -> None:
         """Take the scores of a validation."""
+
+    def warn(self, sentence: str) -> None:
+        """Tell the user that something goes wrong, though training goes on."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def fit(
         training: What trains, from where it stands.
         settings: How.
         validate: Scores a network, keeps it if it is the best so far (`best_miou` of the state tells), and returns
-            the scores ("miou" among them); None when there is nothing to validate on.
+            the scores ("miou" among them), the same in all processes; None when there is nothing to validate on.
         record: Told about steps and validations.
 
     Raises:
@@ -78,15 +83,19 @@ def fit(
         )
     if progress < 1:  # what passed before the first step calls for no validation
         state.validations = max(state.validations, int(progress * settings.validations))
-    loop_started_s, saved_s, meter = budget.elapsed_s, budget.elapsed_s, _Meter()
+    loop_started_s, saved_s, meter, watch = budget.elapsed_s, budget.elapsed_s, _Meter(), GradientWatch()
     while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
         rate = _set_learning_rate(training, progress)
         training.anneal(progress)
-        meter.losses.append(_optimize(training, settings, batches, meter))
+        is_watched = time.monotonic() - meter.started >= settings.log_s and training.fabric.is_global_zero
+        loss, meter.norm, warnings = take_step(training, settings, batches, watch if is_watched else None)
+        meter.losses.append(loss)
+        for warning in warnings:
+            record.warn(warning)
         state.step += 1
-        if training.average:
-            training.average.update(training.network, state.step)
         progress = training.progress()
+        if training.average:
+            training.average.update(training.network, state.step, progress)
         is_due = int(progress * settings.validations) > state.validations
         if is_due or time.monotonic() - meter.started >= settings.log_s:
             row = {"step": state.step, "progress": progress, "elapsed_s": budget.elapsed_s, "learning_rate": rate}
@@ -117,9 +126,17 @@ def _set_learning_rate(training: Training, progress: float) -> float:
     return rate
 
 
-def _optimize(
-    training: Training, settings: LoopSettings, batches: Iterator[tuple[Tensor, Tensor]], meter: _Meter
-) -> Tensor:
+def take_step(
+    training: Training,
+    settings: LoopSettings,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    watch: GradientWatch | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None, list[str]]:
+    """One optimizer step at the rate that the optimizer has.
+
+    Returns:
+        The loss, the norm of the gradient before it was clipped (None without clipping), and what `watch` found wrong.
+    """
     training.method.train()
     total: Tensor | None = None
     for index in range(settings.accumulate):
@@ -133,13 +150,15 @@ def _optimize(
     if training.fabric.world_size > 1:
         # In every step: the clocks of the processes differ, so that a reduction at each row of the log would not meet.
         total = training.fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
+    warnings = [] if watch is None else watch.observe(training.network)
+    norm: Tensor | None = None
     if settings.clip_norm > 0:
-        meter.norm = training.fabric.clip_gradients(
+        norm = training.fabric.clip_gradients(
             training.method, training.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
     training.optimizer.step()
     training.optimizer.zero_grad()
-    return total
+    return total, norm, warnings
 
 
 def _read(meter: _Meter, training: Training, settings: LoopSettings) -> dict[str, float]:
@@ -148,8 +167,8 @@ def _read(meter: _Meter, training: Training, settings: LoopSettings) -> dict[str
     loss = float(mean)
     if not math.isfinite(loss):
         raise DivergedError(
-            f"the loss became {loss} before step {training.state.step}; {training.checkpoint.parent} keeps the last "
-            "good weights; lower optimizer.lr, or set train.precision=fp32"
+            f"the loss became {loss} before step {training.state.step}{training.say_broken()}; "
+            f"{training.checkpoint.parent} keeps the last good weights; lower optimizer.lr, or set train.precision=fp32"
         )
     return {
         "loss": loss,
@@ -166,22 +185,22 @@ def _validate(
     record: Record,
     progress: float,
 ) -> None:
-    state = training.state
-    if training.fabric.is_global_zero:
+    state, is_first = training.state, training.fabric.is_global_zero
+    if is_first:
         record.phase("validating")
-        started = time.monotonic()
-        scores = validate(training.average.network if training.average else training.network)
-        # The last validation and the report, which predicts a few images again, must fit into the user's minutes.
-        training.budget.reserve_s = 2 * (time.monotonic() - started) + settings.finish_s
-        if scores is not None:
-            is_best = scores["miou"] > state.best_miou
-            state.best_miou = max(scores["miou"], state.best_miou)
-            state.without_gain = 0 if is_best else state.without_gain + 1
-            place = {"step": state.step, "progress": progress, "elapsed_s": training.budget.elapsed_s}
+    started = time.monotonic()
+    scores = validate(training.average.network if training.average else training.network)
+    # The last validation and the report, which predicts a few images again, must fit into the user's minutes.
+    training.budget.reserve_s = 2 * (time.monotonic() - started) + settings.finish_s
+    if scores is not None:
+        is_best = scores["miou"] > state.best_miou
+        state.best_miou = max(scores["miou"], state.best_miou)
+        state.without_gain = 0 if is_best else state.without_gain + 1
+        place = {"step": state.step, "progress": progress, "elapsed_s": training.budget.elapsed_s}
+        if is_first:
             record.validation(place | dict(scores), is_best)
+    if is_first:
         record.phase("training")
-    if training.fabric.world_size > 1:
-        state.best_miou, state.without_gain = training.fabric.broadcast((state.best_miou, state.without_gain))
 
 
 def _is_out_of_patience(state: LoopState, settings: LoopSettings) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from segwright.training.average import WeightAverage
 from segwright.training.budget import Budget
 from segwright.training.checkpoint import load_checkpoint, save_checkpoint
+from segwright.training.gradients import GradientWatch
 from segwright.training.schedules import Schedule
 
 
@@ -45,11 +46,11 @@ class Training:
     Attributes:
         network: The bare network (a segmenter) inside the method.
         method: The method, set up by Fabric; maps images and masks to named losses, the total under "loss".
-        average: Smoothed weights; None trains without.
+        average: What is scored and kept in place of the weights; None takes the weights.
         is_signaled: Set by a signal handler, at any moment.
         stopping: What all processes agree on; the loop then leaves a checkpoint and returns.
         source: Batches from the step of `state` on; set once that step is known.
-        annealed: Layers of the network that have an `anneal`.
+        annealed: Layers and losses that have an `anneal`.
     """
 
     fabric: Fabric
@@ -67,11 +68,11 @@ class Training:
     annealed: list[nn.Module] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Layers that change over a run by themselves, such as the temperature of dynamic convolutions.
-        self.annealed = [module for module in self.network.modules() if hasattr(module, "anneal")]
+        # What changes over a run by itself, such as the temperature of dynamic convolutions or the share of a loss.
+        self.annealed = [module for module in self.method.module.modules() if hasattr(module, "anneal")]
 
     def anneal(self, progress: float) -> None:
-        """Tell the layers that change over a run how far it is."""
+        """Tell the layers and losses that change over a run how far it is."""
         for module in self.annealed:
             module.anneal(progress)  # type: ignore[operator]
 
@@ -92,9 +93,14 @@ class Training:
         norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
         if not bool(torch.stack(norms).isfinite().all()):
             raise DivergedError(
-                f"the weights are no longer finite after step {self.state.step}; {self.checkpoint.parent} keeps the "
-                "last good ones; lower optimizer.lr, or set train.precision=fp32"
+                f"the weights are no longer finite after step {self.state.step}{self.say_broken()}; "
+                f"{self.checkpoint.parent} keeps the last good ones; lower optimizer.lr, or set train.precision=fp32"
             )
+
+    def say_broken(self) -> str:
+        """Where the weights of the network stopped being finite, as a part of a sentence; nothing if they are."""
+        stage = GradientWatch.first_broken(self.network)
+        return "" if stage is None else f", first in {stage}"
 
     def save(self) -> None:
         """Write the checkpoint; the first process writes for all."""
@@ -104,7 +110,7 @@ class Training:
                 "budget": self.budget.to_list(),
                 "network": self.method.module.state_dict(),
                 "optimizer": self.optimizer.optimizer.state_dict(),
-                "average": self.average.network.state_dict() if self.average else None,
+                "average": self.average.state_dict() if self.average else None,
                 "random": torch.get_rng_state(),
             }
             save_checkpoint(state, self.checkpoint)
@@ -123,5 +129,5 @@ class Training:
             ) from None
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            self.average.network.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])

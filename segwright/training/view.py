@@ -63,6 +63,10 @@ class RunView:
         )
         self._refresh()
 
+    def warn(self, sentence: str) -> None:
+        """Say what goes wrong."""
+        self._console.print(f"Warning   {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def _refresh(self) -> None:
         if self._console.is_terminal:
             self._live.update(self._draw())

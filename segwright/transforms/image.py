@@ -1,18 +1,20 @@
 """Random changes of an image and its mask: the whole geometric chain is one resampling."""
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
+from segwright.transforms._mixing import Mix, Mixing, list_classes
 from segwright.types import IGNORE_LABEL, Image, Sample
 
 _MOST_CHANNELS = 4  # OpenCV's warps take at most four channels at a time
 
 
 class ImageTransform:
-    """Scales, rotates, flips, bends and crops in one resampling, then changes light and color.
+    """Scales, rotates, flips, bends and crops in one resampling, then changes light and color; may mix two such views.
 
     Args:
         crop: Size (height, width) of what comes out; None is the size of the image, for a plan to fill in.
@@ -26,8 +28,16 @@ class ImageTransform:
         light: Strength of brightness, contrast and gamma changes; 0 is none, 1 is up to a quarter of the range.
         color: Strength of saturation and hue changes; only for three channels.
         noise: Largest standard deviation of additive noise as a share of the range of the values.
+        rare_crops: Share of the crops that lie around a random pixel of a random class of the image, each class equally
+            likely whatever its size; 0 to 1, for small objects. The others lie anywhere.
+        mix: What is pasted from another view, see `transforms._mixing`.
+        mix_share: Share of the views that something is pasted into, 0 to 1.
 
-    Source: scales as DeepLab (Chen et al., PAMI 2018); grid deformation as U-Net (Ronneberger et al., MICCAI 2015).
+    Raises:
+        ValueError: If `scale`, `rare_crops`, `mix` or `mix_share` is out of its range.
+
+    Source: scales as DeepLab (Chen et al., PAMI 2018); grid deformation as U-Net (Ronneberger et al., MICCAI 2015);
+    crops around classes after nnU-Net (Isensee et al., Nature Methods 2021).
     """
 
     def __init__(
@@ -43,9 +53,14 @@ class ImageTransform:
         light: float = 0.5,
         color: float = 0.25,
         noise: float = 0.02,
+        rare_crops: float = 0.0,
+        mix: Mix = "none",
+        mix_share: float = 0.5,
     ) -> None:
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"transform.scale is {scale}, but needs 0 < smallest <= largest; try (0.5, 2.0)")
+        if not 0 <= rare_crops <= 1:
+            raise ValueError(f"transform.rare_crops is {rare_crops}, but a share from 0 to 1 is needed; try 0.5")
         self.crop = crop
         self.scale = scale
         self.rotation_degrees = rotation_degrees or 0.0
@@ -56,19 +71,40 @@ class ImageTransform:
         self.light = light
         self.color = color
         self.noise = noise
+        self.rare_crops = rare_crops
+        self.mixing = Mixing(mix, mix_share)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """A random view of a sample; the same `rng` state gives the same view."""
-        assert sample.mask is not None
+    def __call__(self, sample: Sample, rng: np.random.Generator, partner: Callable[[], Sample] | None = None) -> Sample:
+        """A random view of a sample; the same `rng` state gives the same view.
+
+        Args:
+            sample: An image with its mask.
+            rng: Source of all that is random.
+            partner: Reads the sample that a part is pasted from; only views that are mixed need and ask it.
+
+        Raises:
+            ValueError: If `mix` is on and no partner came.
+        """
         crop = self.crop or (sample.image.shape[0], sample.image.shape[1])
-        matrix = self._to_source(sample.mask.shape, crop, rng)
+        view = self._view(sample, crop, rng)
+        if self.mixing.mix == "none":
+            return view
+        if partner is None:
+            raise ValueError(
+                f"transform.mix is '{self.mixing.mix}', but no partner came to paste from; give one, or mix='none'"
+            )
+        return self.mixing(view, lambda: self._view(partner(), crop, rng), rng)
+
+    def _view(self, sample: Sample, crop: tuple[int, int], rng: np.random.Generator) -> Sample:
+        assert sample.mask is not None
+        matrix = self._to_source(sample.mask, crop, rng)
         bend = self._bend(crop, rng) if self.elastic_px > 0 else None
         image = warp_image(sample.image, matrix, crop, bend)
         mask = warp_mask(sample.mask, matrix, crop, bend)
         return Sample(sample.name, self._relight(image, rng), mask)
 
     def _to_source(
-        self, size: tuple[int, ...], crop: tuple[int, int], rng: np.random.Generator
+        self, mask: UInt8[np.ndarray, "h w"], crop: tuple[int, int], rng: np.random.Generator
     ) -> Float32[np.ndarray, "2 3"]:
         """Matrix from pixels (x, y) of the crop to pixels of the image."""
         zoom = math.exp(rng.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
@@ -77,14 +113,34 @@ class ImageTransform:
         mirror_y = -1.0 if self.flip_vertical and rng.random() < 0.5 else 1.0
         linear = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) / zoom
         linear = linear * np.array([mirror_x, mirror_y])
-        # The center of the crop lies where the crop stays inside the image, or in the middle if it cannot.
-        center = [
-            rng.uniform(min(half, length - half), max(half, length - half)) if length > 2 * half else length / 2
-            for length, half in zip((size[1], size[0]), (crop[1] / zoom / 2, crop[0] / zoom / 2), strict=True)
-        ]
+        center = self._center(mask, crop, zoom, linear, rng)
         middle = np.array([(crop[1] - 1) / 2, (crop[0] - 1) / 2])
-        offset = np.array(center) - 0.5 - linear @ middle
+        offset = center - 0.5 - linear @ middle
         return np.column_stack([linear, offset]).astype(np.float32)
+
+    def _center(
+        self,
+        mask: UInt8[np.ndarray, "h w"],
+        crop: tuple[int, int],
+        zoom: float,
+        linear: Float64[np.ndarray, "2 2"],
+        rng: np.random.Generator,
+    ) -> Float64[np.ndarray, "2"]:
+        """Point (x, y) of the image in the middle of the crop; (0, 0) is the outer corner of the first pixel."""
+        size, shown = np.array(mask.shape[::-1]), np.array(crop[::-1])
+        half = shown / zoom / 2
+        # The crop stays inside the image, or in its middle if it cannot.
+        low, high = np.minimum(half, size / 2), np.maximum(size - half, size / 2)
+        pixel = _draw_pixel(mask, rng) if self.rare_crops > 0 and rng.random() < self.rare_crops else None
+        if pixel is None:
+            return np.array([rng.uniform(a, b) if a < b else a for a, b in zip(low, high, strict=True)])
+        # The pixel comes anywhere into the middle half of the crop, so that its place tells a network nothing.
+        inside = (pixel - linear @ rng.uniform(-shown / 4, shown / 4)).clip(low, high)
+        # A turned crop that was pushed back into the image may have lost it.
+        most = (shown - zoom) / 2
+        place = np.linalg.solve(linear, pixel - inside).clip(-most, most)
+        center: Float64[np.ndarray, "2"] = pixel - linear @ place
+        return center
 
     def _bend(self, crop: tuple[int, int], rng: np.random.Generator) -> Float32[np.ndarray, "H W 2"]:
         rows, columns = (max(2, round(length / self.elastic_grid_px) + 1) for length in crop)
@@ -174,6 +230,16 @@ def _used_part(
     moved = matrix.copy()
     moved[:, 2] -= (x, y)
     return part, moved
+
+
+def _draw_pixel(mask: UInt8[np.ndarray, "H W"], rng: np.random.Generator) -> Float64[np.ndarray, "2"] | None:
+    """Middle (x, y) of a random pixel of a random class; None if all is void."""
+    classes = list_classes(mask)
+    if not len(classes):
+        return None
+    pixels = np.flatnonzero(mask == rng.choice(classes))
+    row, column = divmod(int(rng.choice(pixels)), mask.shape[1])
+    return np.array([column + 0.5, row + 0.5])
 
 
 def _recolor(image: Image, saturation: float, hue: float) -> Image:

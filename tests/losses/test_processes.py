@@ -10,14 +10,37 @@ import torch
 import torch.distributed as dist
 
 import segwright
+from segwright.losses.border_cross_entropy import BorderCrossEntropy
+from segwright.losses.boundary import Boundary
+from segwright.losses.constrained_focal import ConstrainedFocal
 from segwright.losses.cross_entropy import CrossEntropy
 from segwright.losses.dice import Dice
+from segwright.losses.focal import Focal
+from segwright.losses.focal_dice import FocalDice
+from segwright.losses.generalized_dice import GeneralizedDice
+from segwright.losses.iou import IoU
+from segwright.losses.ohem_cross_entropy import OhemCrossEntropy
+from segwright.losses.soft_boundary import SoftBoundary
+from segwright.losses.tversky import Tversky
 
 LOSSES = {
     "cross_entropy": CrossEntropy(),
     "weighted": CrossEntropy("median_frequency", 0.1, class_shares=[0.5, 0.3, 0.2]),
     "dice": Dice(),
     "dice_without_background": Dice(include_background=False),
+    "dice_of_images": Dice(per_image=True, squared=True),
+    "focal": Focal(),
+    "focal_weighted": Focal(0.5, "median_frequency", class_shares=[0.5, 0.3, 0.2]),
+    "focal_dice": FocalDice(),
+    "generalized_dice": GeneralizedDice(),
+    "iou": IoU(),
+    "tversky": Tversky(gamma=4 / 3),
+    # Where the threshold alone decides: which pixels are the hardest is told within a process.
+    "ohem_cross_entropy": OhemCrossEntropy(0.5, 0.0, "median_frequency", class_shares=[0.5, 0.3, 0.2]),
+    "constrained_focal": lambda logits, mask: ConstrainedFocal(border_px=2)(logits[:, :2], mask.where(mask != 2, 1)),
+    "boundary": Boundary(start=1.0),
+    "border_cross_entropy": BorderCrossEntropy(10.0, 1.0, "median_frequency", class_shares=[0.5, 0.3, 0.2]),
+    "soft_boundary": SoftBoundary(0.75, "median_frequency", class_shares=[0.5, 0.3, 0.2]),
 }
 
 

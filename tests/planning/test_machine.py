@@ -7,6 +7,7 @@ import torch
 
 from segwright import run
 from segwright.data.inspection import inspect
+from segwright.layers import hardware
 from segwright.planning import machine
 from segwright.planning.plan import complete
 from segwright.planning.step import Step
@@ -16,7 +17,10 @@ from segwright.recipe import load_recipe
 def test_a_step_that_does_not_fit_gets_a_smaller_batch_then_a_smaller_crop(
     rectangles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, inspection = load_recipe(None, ["network.width=4"], data=str(rectangles)), inspect(rectangles)
+    recipe, inspection = (
+        load_recipe(None, ["network=ddrnet", "network.width=4"], data=str(rectangles)),
+        inspect(rectangles),
+    )
     whole = machine._follow(complete(recipe, inspection).recipe, inspection).num_bytes(4)
     monkeypatch.setattr(machine, "free_memory", lambda device: whole / machine.IN_USE - 1)
     got = complete(recipe, inspection)
@@ -47,7 +51,7 @@ TINY = ["network=pan", "network.encoder=test_resnet", "network.weights=none", "n
 def test_bfloat16_is_left_where_a_stride_is_larger_than_its_map(
     rectangles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "has_bf16", lambda device: True)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
     got = complete(load_recipe(None, [*TINY, "train.device=cpu"], data=str(rectangles)), inspect(rectangles))
     assert got.recipe.train.precision == "fp32"
     assert got.notes[0].startswith("float32 is used, because crops of 64 x 64 leave fpa.down.2.0 of pan a map smaller")
@@ -62,8 +66,7 @@ def test_the_choice_of_float32_reaches_the_training(
     rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used = []
-    for module in (machine, run):
-        monkeypatch.setattr(module, "has_bf16", lambda device: True)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
     monkeypatch.setattr(run, "_work", lambda fabric, **_: used.append(fabric._precision.precision) or (True, 0.0))
     for crop in ("[64,64]", "[128,128]"):
         recipe = load_recipe(None, [*TINY, "train.device=cpu", f"transform.crop={crop}"], data=str(rectangles))
