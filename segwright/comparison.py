@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from segwright.evaluation import Counted, Evaluation, Score
+from segwright.evaluation import Counted, Evaluation
 from segwright.run_folder import evaluation_file
 from segwright.types import Classes
-from segwright.uncertainty import Difference, adjust_p_values, bootstrap_interval, paired_difference
+from segwright.uncertainty import Difference, Score, adjust_p_values, bootstrap_interval, paired_difference
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import Predictor, predict_image
 from segwright.metrics.confusion import dice, intersection_over_union, mean_dice, mean_iou, pixel_accuracy
 from segwright.types import Classes
-from segwright.uncertainty import bootstrap_interval
+from segwright.uncertainty import Score, bootstrap_interval
 
 SETTING = PRESETS["none"].describe()
 """How images are predicted if nothing else is asked for."""
@@ -77,25 +77,6 @@ def make_metric(name: str, arguments: Mapping[str, Any], num_classes: int) -> Me
 
 def _score_of(metric: Metric, name: str, counts: Shaped[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     return metric.scores(counts)[name]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of a whole set.
-
-    Attributes:
-        value: One number, or one a class; NaN where it is not defined.
-        low: Low end of its 95 % interval, in the shape of `value`; NaN where there is none.
-        high: High end.
-        lower_is_better: Whether it is a distance or an error.
-        is_distance: Whether it is a length; otherwise a share in [0, 1].
-    """
-
-    value: Float64[np.ndarray, "*T"]
-    low: Float64[np.ndarray, "*T"]
-    high: Float64[np.ndarray, "*T"]
-    lower_is_better: bool = False
-    is_distance: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,25 @@ def bootstrap_interval(
 
 
 @dataclass(frozen=True)
+class Score:
+    """A score of a whole set.
+
+    Attributes:
+        value: One number, or one a class; NaN where it is not defined.
+        low: Low end of its 95 % interval, in the shape of `value`; NaN where there is none.
+        high: High end.
+        lower_is_better: Whether it is a distance or an error.
+        is_distance: Whether it is a length; otherwise a share in [0, 1].
+    """
+
+    value: Float64[np.ndarray, "*T"]
+    low: Float64[np.ndarray, "*T"]
+    high: Float64[np.ndarray, "*T"]
+    lower_is_better: bool = False
+    is_distance: bool = False
+
+
+@dataclass(frozen=True)
 class Difference:
     """How much better a second segmenter is than a first one on the same images.
 

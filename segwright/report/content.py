@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
-from segwright.evaluation import Score
 from segwright.metrics import confusion as metrics
 from segwright.types import Classes, Image
-from segwright.uncertainty import bootstrap_interval
+from segwright.uncertainty import Score, bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from html import escape
 import numpy as np
 from jaxtyping import Float64
 
-from segwright.evaluation import Score
 from segwright.report.charts import number
 from segwright.report.content import Example, ImageScore, Report, Scores
 from segwright.report.pictures import example_pictures, longest_side
+from segwright.uncertainty import Score
 
 _MOST_NAMED_CONFUSIONS = 5
 _MOST_CELLS_WITH_TEXT = 16  # classes; above this the heat map has no numbers, only tooltips
@@ -25,7 +25,7 @@ def headline(report: Report) -> str:
         f'<header><p class="kicker">Segwright report</p><h1>{escape(report.title)}</h1>'
         f'<div class="hero"><p class="score"><span>mIoU</span><strong>{_score(float(scores.mean_iou.value))}</strong>'
         f"{_between(scores.mean_iou)}</p>"
-        f"<div><p>{_in_words(scores)}</p><p><b>Score on {counted}.</b> {escape(scores.protocol)}</p></div></div>"
+        f"<div><p>{_in_words(scores)}</p><p><b>Measured on {counted}.</b> {escape(scores.protocol)}</p></div></div>"
         f'<ul class="tiles">{_tile("Mean Dice", scores.mean_dice)}{_tile("Pixel accuracy", scores.pixel_accuracy)}'
         f"</ul></header>"
     )

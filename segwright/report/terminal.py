@@ -7,8 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segwright.evaluation import Evaluation, Score
+from segwright.evaluation import Evaluation
 from segwright.report.content import Scores
+from segwright.uncertainty import Score
 
 
 def render_scores(evaluation: Evaluation) -> RenderableType:
