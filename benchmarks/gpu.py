@@ -130,8 +130,10 @@ def train(data: Path, minutes: float, sitting: float, run: Path, settings: list[
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # the run writes its checkpoint and ends
         status = process.wait()
-    if status:
+    if status == 130:  # stopped; the next sitting goes on
         return None
+    if status:
+        raise SystemExit(f"training ended with status {status}")
     validations, log = read_rows(run / "validation.csv"), read_rows(run / "log.csv")
     return {
         "what": "train",

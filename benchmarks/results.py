@@ -1,6 +1,7 @@
 """The tables that benchmarks leave: one CSV file beside each script, one row a measurement."""
 
 import csv
+import io
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from segwright.files import write_whole
 from segwright.layers.hardware import has_bf16
 from segwright.run_folder import describe_environment
 
@@ -25,8 +27,14 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is measured."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=False, capture_output=True, text=True)
+    """The commit that is measured, with a plus if files differ from it."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=Path(__file__).parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     return told.stdout.strip() or "unknown"
 
 
@@ -42,7 +50,8 @@ def write_row(file: Path, row: dict[str, Any]) -> None:
     """Add a row to a file; new columns are added to all rows."""
     rows: list[dict[str, Any]] = [*read_rows(file), row]
     columns = list(dict.fromkeys(key for line in rows for key in line))
-    with file.open("w", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(file, table.getvalue().encode())

@@ -78,7 +78,9 @@ def train_plain(data: Path, minutes: float) -> float:
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     cost = nn.CrossEntropyLoss(ignore_index=255)
     images = Images(folder, [pair for pair in folder.splits["train"] if pair.mask is not None])
-    loader = DataLoader(images, BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True)
+    loader = DataLoader(
+        images, BATCH, shuffle=True, num_workers=1, drop_last=len(images) >= BATCH, persistent_workers=True
+    )
     score_s = measure_one(network, folder) * len(folder.splits["val"])  # kept for the validation
     for image, mask in forever(loader):
         loss = cost(network(image), mask)

@@ -64,7 +64,7 @@ def inspect(
 
 @app.command()
 def plan(
-    data: Data,
+    data: Annotated[Path, typer.Argument(help="Folder with images and masks, or a recipe.", show_default=False)],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Values that are given, such as network=unet; the rest is decided.", show_default=False),
@@ -78,6 +78,7 @@ def plan(
     from rich.console import Console
 
     from segwright.data.inspection import inspect as inspect_data
+    from segwright.files import write_whole
     from segwright.planning.file import plan_to_yaml
     from segwright.planning.plan import complete
     from segwright.planning.probe import probe
@@ -86,16 +87,18 @@ def plan(
     given = {"minutes": minutes, "device": device}
     changes = [*(overrides or []), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
     recipe, console = _recipe_of(data, changes, preset), Console()
-    file = out or Path(f"{data.resolve().name}.yaml")
-    if file.exists():
-        raise ValueError(f"{file} exists already; give another file with --out")
+    file = out or Path(f"{Path(recipe.data).resolve().name}.yaml")
+    if file.exists() or not file.parent.is_dir():
+        reason = "exists already" if file.exists() else f"cannot be written, as {file.parent} is no folder"
+        raise ValueError(f"{file} {reason}; give another file with --out")
     with Console(stderr=True).status("Reading the data"):
-        inspection = inspect_data(data)
+        inspection = inspect_data(Path(recipe.data), fold=recipe.train.held_out)
     inspection.refuse_errors()
     made = complete(recipe, inspection)
     with Console(stderr=True).status("Timing a few training steps"):
         pace = probe(made.recipe, inspection)
-    file.write_text(plan_to_yaml(made, f"How to train on {data}: segwright train {file}\n{pace.describe()}"))
+    heading = f"How to train on {recipe.data}: segwright train {file}\n{pace.describe()}"
+    write_whole(file, plan_to_yaml(made, heading).encode())
     console.print(render_plan(made, pace))
     typer.echo(f"Recipe     {file}; train with: segwright train {file}")
 
@@ -168,7 +171,7 @@ def train(
         name = Path(recipe.data).resolve().name
         folder = out or next_folder(Path("runs"), name if network == AUTO else f"{name}-{network}")
     if recipe.train.folds is not None and recipe.train.fold is None:
-        _cross_validate(recipe, folder, is_resumed=resume is not None)
+        _cross_validate(recipe, folder, is_resumed=resume is not None, started=started)
         return
     # These load Fabric, seconds that a wrong recipe need not wait for.
     from segwright.report.run import write_run_report
@@ -189,13 +192,13 @@ def train(
         typer.echo(f"Report     {page}")
 
 
-def _cross_validate(recipe: "Recipe", folder: Path, *, is_resumed: bool) -> None:
+def _cross_validate(recipe: "Recipe", folder: Path, *, is_resumed: bool, started: float) -> None:
     from rich.console import Console
 
     from segwright.cross_validation import cross_validate
     from segwright.report.terminal import render_scores
 
-    found = cross_validate(recipe, folder, resume=is_resumed, quiet=False)
+    found = cross_validate(recipe, folder, resume=is_resumed, quiet=False, started=started)
     if found.evaluation is None:
         typer.echo(f"Stopped; go on with: segwright train --resume {folder}")
         raise typer.Exit(130)
@@ -227,16 +230,23 @@ def evaluate(
 
     from segwright.data.inspection import inspect as inspect_data
     from segwright.evaluation import evaluate as evaluate_segmenter
+    from segwright.inference.ensemble import ENSEMBLE
     from segwright.prediction import load
     from segwright.recipe import read_metrics
     from segwright.report.terminal import render_scores
-    from segwright.run_folder import evaluation_file
+    from segwright.run_folder import evaluation_file, kept_file
 
     wanted = read_metrics(metrics, overrides or [])
     segmenter, status = load(run, device), Console(stderr=True)
     with status.status("Reading the data"):
-        inspection = inspect_data(data, segmenter.description.encoding, segmenter.classes)
+        fold = segmenter.description.held_out(data)
+        inspection = inspect_data(data, segmenter.description.encoding, segmenter.classes, fold=fold)
     inspection.refuse_errors()
+    if segmenter.description.network == ENSEMBLE and fold is not None and split != "test":
+        raise ValueError(
+            f"the members of {run} trained on these images; {run / evaluation_file('val')} has the scores of each by "
+            "the member that did not, which compare shows; evaluate on other data, or with --split test"
+        )
     with _bar() as bar:
         task = bar.add_task("Evaluating", total=None)
         evaluation = evaluate_segmenter(
@@ -249,7 +259,7 @@ def evaluate(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if keep:
-        evaluation.save(run / evaluation_file(split))
+        evaluation.save(run / kept_file(split))
     if as_json:
         typer.echo(json.dumps(evaluation.scores(), indent=1))
     else:

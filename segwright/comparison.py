@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from segwright.evaluation import Counted, Evaluation
-from segwright.run_folder import evaluation_file
+from segwright.run_folder import evaluation_file, kept_file
 from segwright.types import Classes
 from segwright.uncertainty import Difference, Score, adjust_p_values, bootstrap_interval, paired_difference
 
@@ -101,9 +101,25 @@ def compare(evaluations: Mapping[str, Evaluation], score: str = "miou") -> Compa
         scores = metric.scores(counts.sum(axis=0))
         low, high = bootstrap_interval(counts, statistic)
         total = Score(scores[score], low, high, score in metric.lower_is_better, score in metric.distances)
-        by_class = scores.get(_CLASS_SCORES.get(score, score.removeprefix("mean_")), np.zeros(0))
-        rows.append(Compared(name, total, difference, np.atleast_1d(by_class), evaluation.seconds_per_image))
-    return Comparison(score, metric.protocol, first.split, len(first.names), first.classes, tuple(rows))
+        of_classes = scores.get(_CLASS_SCORES.get(score, score.removeprefix("mean_")), np.zeros(0))
+        by_class = of_classes if of_classes.ndim == 1 else np.zeros(0)
+        rows.append(Compared(name, total, difference, by_class, evaluation.seconds_per_image))
+    _refuse_other_classes(rows, first.classes)
+    protocol = f"{metric.protocol} Predicted with {first.setting}."
+    return Comparison(score, protocol, first.split, len(first.names), first.classes, tuple(rows))
+
+
+def _refuse_other_classes(rows: Sequence[Compared], classes: Classes) -> None:
+    """Refuse means over different classes: a segmenter that misses a hard class would look better for it."""
+    first, *others = rows
+    for row in others:
+        differing = np.flatnonzero(np.isnan(first.by_class) != np.isnan(row.by_class))
+        if len(differing):
+            name = classes.names[differing[0]]
+            raise ValueError(
+                f"{first.name} and {row.name} are not scored on the same classes: one has no score for '{name}', so "
+                "that their means mean different things; compare by another score, such as miou"
+            )
 
 
 def load_evaluations(runs: Sequence[Path], split: str) -> dict[str, Evaluation]:
@@ -114,7 +130,8 @@ def load_evaluations(runs: Sequence[Path], split: str) -> dict[str, Evaluation]:
     """
     found = {}
     for name, run in zip(_short_names(runs), runs, strict=True):
-        file = run / evaluation_file(split)
+        kept = run / kept_file(split)
+        file = kept if kept.is_file() else run / evaluation_file(split)
         if not file.is_file():
             raise ValueError(
                 f"{run} holds no evaluation of the split {split}; make one with: segwright evaluate {run} DATA "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float64, Int64, Shaped
@@ -201,13 +202,25 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the file is damaged, or was written by another version.
+        """
+        try:
+            return cls._load(path)
+        except (KeyError, BadZipFile) as error:
+            raise ValueError(f"{path} is damaged or of another version ({error}); evaluate again") from None
+
+    @classmethod
+    def _load(cls, path: Path) -> "Evaluation":
         with np.load(path, allow_pickle=False) as stored:
             colors = tuple((int(r), int(g), int(b)) for r, g, b in stored["colors"])
             classes = Classes(tuple(str(name) for name in stored["class_names"]), colors)
             names = tuple(str(name) for name in stored["names"])
             counted = tuple(
-                Counted(name, arguments, stored[f"counts_{name}"])
+                # JSON has lists where arguments have tuples.
+                Counted(name, parts.check_arguments("metric", name, arguments), stored[f"counts_{name}"])
                 for name, arguments in json.loads(str(stored["metrics"])).items()
             )
             seconds = float(stored["seconds_per_image"])
@@ -277,9 +290,9 @@ def evaluate(
             f"splits with images are: {', '.join(filled) or 'none'}"
         )
     rank, size = share
-    arguments: dict[str, dict[str, Any]] = {"confusion": {}} | {
-        name: dict(given) for name, given in (metrics or {}).items()
-    }
+    arguments: dict[str, dict[str, Any]] = {"confusion": {}}
+    for name, given in (metrics or {}).items():
+        arguments[name] = parts.check_arguments("metric", name, dict(given))
     built = {name: make_metric(name, given, len(segmenter.classes)) for name, given in arguments.items()}
     counts, seconds = _count(predictor, dataset, pairs[rank::size], built, precision, progress)
     return Evaluation(

@@ -29,14 +29,12 @@ def sweep_rate(recipe: Recipe, *, steps: int = 100, progress: Callable[[int], No
     Raises:
         ValueError: If the data cannot be trained on, or no rate makes the loss fall.
     """
-    inspection = inspect(Path(recipe.data))
+    inspection = inspect(Path(recipe.data), fold=recipe.train.held_out)
     inspection.refuse_errors()
     if not training_pairs(inspection):
         raise ValueError(f"{recipe.data} has no training images with masks; segwright inspect {recipe.data} tells more")
-    planned = complete(recipe, inspection).recipe
-    planned = planned.with_values(
-        {"train.devices": 1, "train.steps": steps, "train.minutes": None, "train.epochs": None}
-    )
+    limits = {"train.devices": 1, "train.steps": steps, "train.minutes": None, "train.epochs": None}
+    planned = complete(recipe.with_values(limits), inspection).recipe
     section, device = planned.train, choose_device(planned.train.device)
     is_bf16 = uses_bf16(section.precision, device)
     fabric = make_fabric(device.type, 1, None, is_bf16=is_bf16, deterministic=section.deterministic)

@@ -31,8 +31,8 @@ from segwright.layers.batch_norm import synchronize_batch_norm
 from segwright.layers.hardware import choose_device, uses_bf16
 from segwright.layers.processes import gather_objects
 from segwright.planning.plan import Plan, complete
-from segwright.recipe import Recipe
-from segwright.run_folder import SEGMENTER, evaluation_file, write_start
+from segwright.recipe import Recipe, load_recipe
+from segwright.run_folder import RECIPE, SEGMENTER, evaluation_file, write_start
 from segwright.training.launch import Group, find_group, launch, make_fabric, of_first
 from segwright.training.logs import RunLog
 from segwright.training.loop import fit
@@ -95,7 +95,12 @@ def train(
 
 
 def _prepare(recipe: Recipe, folder: Path, resume: bool, console: Console) -> tuple[Plan, Inspection, Path]:
-    """Read the data, plan, and write what a run starts with."""
+    """Read the data, plan, and write what a run starts with; a run that has begun keeps its recipe."""
+    is_begun = resume and (folder / RECIPE).is_file()
+    if is_begun:
+        recipe = load_recipe(folder / RECIPE).with_values({"train.devices": recipe.train.devices})
+    if recipe.train.folds is not None and recipe.train.fold is None:
+        raise ValueError("train.folds asks for several runs; use cross_validate, or give the one part in train.fold")
     if recipe.train.tracker != "none":
         import_tracker(recipe.train.tracker)  # one that is missing is refused before any image is read
     with console.status("Reading the data"):
@@ -103,7 +108,7 @@ def _prepare(recipe: Recipe, folder: Path, resume: bool, console: Console) -> tu
     inspection.refuse_errors()
     if not training_pairs(inspection):
         raise ValueError(f"{recipe.data} has no training images with masks; segwright inspect {recipe.data} tells more")
-    plan = complete(recipe, inspection, is_resumed=resume)
+    plan = complete(recipe, inspection, is_resumed=is_begun)
     make_transform(plan.recipe)  # a wrong value of it or of a loss leaves no folder behind
     make_losses(plan.recipe, inspection)
     write_start(folder, plan.recipe.to_yaml(), inspection.to_json(), is_resumed=resume)

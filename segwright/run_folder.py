@@ -62,6 +62,11 @@ def evaluation_file(split: str) -> str:
     return f"evaluation-{split}.npz"
 
 
+def kept_file(split: str) -> str:
+    """Name of the file with the counts of an evaluation that a user kept; `compare` prefers it."""
+    return f"kept-{split}.npz"
+
+
 def next_folder(parent: Path, name: str) -> Path:
     """The first folder `name-1`, `name-2`, … that does not exist yet."""
     number = 1

@@ -77,7 +77,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a second segmenter is than a first one on the same images.
+    """Score of a second segmenter minus that of a first one on the same images.
 
     Attributes:
         value: Score of the second minus score of the first.
@@ -134,8 +134,9 @@ def paired_difference(
     swaps = _weighted_sums(second - first, draw, resamples, seed)
     total_first, total_second = first.sum(axis=0), second.sum(axis=0)
     chance = np.concatenate([statistic(total_second - moved) - statistic(total_first + moved) for moved in swaps])
-    # Sums in another order differ in their last digits; a tie counts as at least as large.
-    at_least = np.count_nonzero(np.abs(chance) >= abs(value) - 1e-12)
+    # Sums in another order differ in their last digits; a tie counts as at least as large, and so does what is unknown.
+    smaller = np.abs(chance) < abs(value) * (1 - 1e-9) - 1e-12
+    at_least = np.count_nonzero(~smaller)
     return Difference(value, float(low), float(high), (1 + at_least) / (1 + resamples))
 
 

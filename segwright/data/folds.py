@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from segwright.data.folder import Folder, find_pairs
+from segwright.data.folder import Folder, Pair, find_pairs
 
 
 def find_fold(root: Path, fold: tuple[int, int] | None) -> Folder:
@@ -24,7 +24,7 @@ def find_fold(root: Path, fold: tuple[int, int] | None) -> Folder:
     if fold is None:
         return folder
     number, count = fold
-    pairs = [pair for split in ("train", "val") for pair in folder.splits.get(split, ()) if pair.mask is not None]
+    pairs = _pool(folder)
     if len(pairs) < count:
         raise ValueError(f"{root} has {len(pairs)} pairs, but {count} folds need as many or more; give fewer folds")
     dealt = sorted(pairs, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
@@ -36,3 +36,14 @@ def find_fold(root: Path, fold: tuple[int, int] | None) -> Folder:
     test = {split: kept for split, kept in folder.splits.items() if split == "test"}
     layout = f"{folder.layout}; fold {number} of {count} is held out"
     return replace(folder, layout=layout, splits=splits | test)
+
+
+def _pool(folder: Folder) -> list[Pair]:
+    """Training and validation pairs with masks; names that both have get their split in front."""
+    names = [{pair.name for pair in folder.splits.get(split, ())} for split in ("train", "val")]
+    return [
+        replace(pair, name=f"{split}/{pair.name}") if pair.name in names[0] & names[1] else pair
+        for split in ("train", "val")
+        for pair in folder.splits.get(split, ())
+        if pair.mask is not None
+    ]

@@ -1,6 +1,7 @@
 """All of a segmenter but its weights."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from segwright.data.encoding import MaskEncoding
@@ -54,6 +55,12 @@ class Description:
     tiling: Tiling = field(default_factory=Tiling)
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+
+    def held_out(self, data: Path) -> tuple[int, int] | None:
+        """Part of a data set that this segmenter did not train on, if it is one of a cross-validation on that data."""
+        train = self.recipe.get("train", {})
+        is_same = Path(self.recipe.get("data", "")).resolve() == data.resolve()
+        return (train["fold"], train["folds"]) if is_same and train.get("fold") else None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON."""

@@ -144,9 +144,7 @@ def make_ensemble(segmenters: Sequence[Segmenter], scores: dict[str, Any]) -> Se
     first = segmenters[0].description
     members = [segmenter.description.to_dict() for segmenter in segmenters]
     zeros, ones = (0.0,) * first.in_channels, (1.0,) * first.in_channels  # each member normalizes for itself
-    whole = replace(
-        first, network=ENSEMBLE, arguments={"members": members}, scores=scores, mean=zeros, std=ones, recipe={}
-    )
+    whole = replace(first, network=ENSEMBLE, arguments={"members": members}, scores=scores, mean=zeros, std=ones)
     return Segmenter(Ensemble(segmenters), whole).eval()
 
 

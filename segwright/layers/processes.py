@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed run."""
+"""What the processes of a distributed run share: sums and objects."""
 
 from typing import Any, TypeVar
 

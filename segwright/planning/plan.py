@@ -1,6 +1,6 @@
 """Fills in what a recipe leaves open, each value with its reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,10 @@ def complete(recipe: Recipe, inspection: Inspection, *, is_resumed: bool = False
         shrink_batch=recipe.train.batch_size is None,
         shrink_crop=recipe.transform.get("crop") is None,
     )
-    return Plan(fitted, (*choices, *later), notes)
+    # Batch and crop may have shrunk.
+    settings = {"train.batch_size": fitted.train.batch_size, "transform.crop": fitted.transform.get("crop")}
+    made = (replace(choice, value=settings.get(choice.key, choice.value)) for choice in (*choices, *later))
+    return Plan(fitted, tuple(made), notes)
 
 
 def _with(recipe: Recipe, choices: list[Choice]) -> Recipe:

@@ -49,6 +49,8 @@ def _say_difference(row: Compared) -> tuple[Text, str, str]:
     if found is None:
         return Text("–"), "", ""
     scale, digits = (1.0, 2) if row.score.is_distance else (100.0, 1)
+    if math.isnan(found.value):
+        return Text("–"), "", ""
     is_better = (found.value < 0) == row.score.lower_is_better
     style = ("green" if is_better else "red") if found.p_value < SIGNIFICANT else ""
     interval = "" if math.isnan(found.low) else f"{scale * found.low:+.{digits}f} to {scale * found.high:+.{digits}f}"
@@ -60,7 +62,7 @@ def _class_table(comparison: Comparison) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("class")
     for row in comparison.rows:
-        table.add_column(row.name, justify="right")
+        table.add_column(Text(row.name), justify="right")
     for index, name in enumerate(comparison.classes.names):
         color = "#{:02x}{:02x}{:02x}".format(*comparison.classes.colors[index])
         values = [_class_value(row, index) for row in comparison.rows]
@@ -78,7 +80,8 @@ def _class_value(row: Compared, index: int) -> str:
 def _method(comparison: Comparison) -> str:
     return (
         f"{comparison.protocol} Difference to {comparison.rows[0].name}, with its paired bootstrap interval over "
-        "images; p: two-sided paired permutation test over images, Holm-adjusted for the number of comparisons."
+        "images (not adjusted); p: two-sided paired permutation test over images, Holm-adjusted for the number of "
+        "comparisons."
     )
 
 
@@ -97,7 +100,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 def _chart(comparison: Comparison) -> str:
     """One bar a segmenter with its interval."""
     ends = [float(end) for row in comparison.rows for end in (row.score.value, row.score.high) if math.isfinite(end)]
-    most = max(ends, default=1.0) if comparison.rows[0].score.is_distance else 1.0
+    most = (max(ends, default=0.0) or 1.0) if comparison.rows[0].score.is_distance else 1.0
     bars = []
     for row in comparison.rows:
         value, low, high = (float(end) / most for end in (row.score.value, row.score.low, row.score.high))

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -81,26 +82,32 @@ def launch(fabric: Fabric, group: Group | None, work: Callable[[Fabric], T]) -> 
         fabric.launch()
         return work(fabric)
     # Ctrl-C reaches every process; those that train finish their step, and this one has to wait for them.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    is_main = threading.current_thread() is threading.main_thread()  # Python allows signal handlers there only
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         result: T = fabric.launch(work)
     except ProcessException as error:
         # Its text is the traceback of the process; the last line says what was wrong.
         raise RuntimeError(str(error).strip().splitlines()[-1]) from error
     finally:
-        signal.signal(signal.SIGINT, before)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
     return result
 
 
 def of_first(kind: str, group: Group, prepare: Callable[[], T]) -> T:
-    """What the first process of a group prepares, in all of them; if it fails, the others end without a word."""
+    """What the first process of a group prepares, in all of them.
+
+    Raises:
+        RuntimeError: In the others, if it failed in the first one, which raises what was wrong.
+    """
     fabric = make_fabric(kind, group.size, group, is_bf16=False, deterministic=False)
     fabric.launch()
     if group.rank > 0:
         nothing: tuple[bool, Any] = (False, None)
         is_ready, prepared = fabric.broadcast(nothing)
         if not is_ready:
-            raise SystemExit(2)
+            raise RuntimeError("the first process could not prepare the run; its message says why")
         result: T = prepared
         return result
     try:

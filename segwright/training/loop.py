@@ -87,7 +87,7 @@ def fit(
     while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
         rate = _set_learning_rate(training, progress)
         training.anneal(progress)
-        is_watched = time.monotonic() - meter.started >= settings.log_s and training.fabric.is_global_zero
+        is_watched = not meter.losses and training.fabric.is_global_zero  # the first step of each row
         loss, meter.norm, warnings = take_step(training, settings, batches, watch if is_watched else None)
         meter.losses.append(loss)
         for warning in warnings:

@@ -112,6 +112,7 @@ class Training:
                 "optimizer": self.optimizer.optimizer.state_dict(),
                 "average": self.average.state_dict() if self.average else None,
                 "random": torch.get_rng_state(),
+                "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
             }
             save_checkpoint(state, self.checkpoint)
 
@@ -122,12 +123,14 @@ class Training:
         self.budget.restore(state["budget"])
         try:
             self.method.module.load_state_dict(state["network"])
-        except RuntimeError:
+            if self.average:
+                self.average.load_state_dict(state["average"])
+        except (RuntimeError, KeyError):
             raise ValueError(
                 f"{self.checkpoint} holds other weights than its network has now; it was made by another version, so "
                 "train again"
             ) from None
         self.optimizer.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"])
