@@ -91,3 +91,24 @@ def test_the_page_names_the_runs_and_what_is_more_than_chance(make: Make, tmp_pa
     assert "&lt;better&gt;" in page
     assert "more than chance" in page
     assert "paired permutation test" in page
+
+
+def test_means_over_different_classes_are_refused(make: Make) -> None:
+    one, other = make(0.3), make(0.3)
+    counts = np.ones((20, 3, 6))
+    missed = counts.copy()
+    missed[:, 2, :4] = 0  # the last class is never where the mask has it: no distance, and a better mean
+    arguments = {"tolerance": 1.0, "spacing": None, "include_background": True}
+    with_surface = [
+        replace(found, counted=(*found.counted, Counted("surface", arguments, kept)))
+        for found, kept in ((one, counts), (other, missed))
+    ]
+    with pytest.raises(ValueError, match="not scored on the same classes: one has no score for 'car'"):
+        compare(dict(zip("ab", with_surface, strict=True)), "mean_hd95")
+
+
+def test_what_was_kept_comes_before_what_training_left(make: Make, tmp_path: Path) -> None:
+    make(0.3).save(tmp_path / "evaluation-val.npz")
+    make(0.1).save(tmp_path / "kept-val.npz")
+    found = load_evaluations([tmp_path], "val")
+    assert next(iter(found.values())).miou == make(0.1).miou

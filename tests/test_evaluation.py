@@ -108,3 +108,20 @@ def test_views_are_scored_and_named_in_the_protocol(
 
 def test_the_protocol_says_that_an_image_was_predicted_once(evaluation: Evaluation) -> None:
     assert "Predicted with single scale, no flips." in evaluation.protocol
+
+
+def test_arguments_of_metrics_read_back_as_they_were(
+    tiny_segmenter: Segmenter, rectangles: Path, tmp_path: Path
+) -> None:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    found = evaluate(tiny_segmenter, dataset, "val", metrics={"surface": {"spacing": (0.5, 0.5)}})
+    found.save(tmp_path / "e.npz")
+    again = Evaluation.load(tmp_path / "e.npz")
+    assert again.protocol == found.protocol
+    assert again.counted[1].arguments == {"tolerance": 1.0, "spacing": (0.5, 0.5), "include_background": True}
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "old.npz", confusions=np.zeros((1, 2, 2)))
+    with pytest.raises(ValueError, match=r"old\.npz is damaged or of another version .* evaluate again"):
+        Evaluation.load(tmp_path / "old.npz")

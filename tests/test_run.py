@@ -19,10 +19,11 @@ from samples import TINY
 from segwright.evaluation import Evaluation
 from segwright.recipe import Recipe, load_recipe
 from segwright.run import train
-from segwright.training import state
+from segwright.training import gradients, state
 from segwright.training.checkpoint import load_checkpoint, save_checkpoint
 from segwright.training.logs import read_rows
 from segwright.training.loop import DivergedError
+from segwright.training.view import RunView
 
 SMALL = ["train.batch_size=4", "transform.crop=[64,64]", "train.validations=2", "train.precision=fp32", "train.log_s=0"]
 
@@ -198,6 +199,25 @@ def test_a_gpu_that_is_absent_is_one_sentence(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="sees no GPU"):
         train(recipe(rectangles, "train.device=cuda", "train.steps=1"), tmp_path / "run")
+
+
+def test_a_stage_without_gradient_is_named_while_training_goes_on(
+    rectangles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(RunView, "warn", lambda view, sentence: told.append(sentence))
+    monkeypatch.setattr(gradients, "VANISHED_ROWS", 2)
+    monkeypatch.setattr(gradients, "VANISHED_BELOW", 1e9)  # everything counts as vanished
+    train(recipe(rectangles, "train.steps=40", "train.log_s=0.01"), tmp_path / "run")
+    assert any("hardly any gradient reaches" in sentence for sentence in told)
+
+
+def test_a_resumed_run_keeps_the_recipe_that_it_began_with(rectangles: Path, tmp_path: Path) -> None:
+    train(recipe(rectangles, "train.steps=2"), tmp_path / "run")
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    train(recipe(rectangles, "train.steps=6", "transform.crop=[32,32]"), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+    assert read_rows(tmp_path / "run" / "log.csv")[-1]["step"] == 2
 
 
 @pytest.mark.slow

@@ -185,3 +185,10 @@ def test_counts_of_any_shape_are_taken() -> None:
     error = values[..., 0].std() / 50**0.5
     assert low == pytest.approx(values[..., 0].mean() - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(values[..., 0].mean() + 1.96 * error, abs=0.2 * error)
+
+
+def test_unknown_scores_are_never_more_than_chance() -> None:
+    first, second = two_segmenters()
+    found = paired_difference(first, second, lambda sums: np.full(len(sums), np.nan))
+    assert np.isnan(found.value)
+    assert found.p_value == 1
