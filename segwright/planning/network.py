@@ -4,8 +4,10 @@ from segwright.data.inspection import Inspection
 from segwright.planning.choice import Choice
 from segwright.recipe import AUTO, Recipe
 
-THIN = 10.0
-"""Objects narrower than this, in pixels, fall between the outputs of a network with one in eight pixels."""
+THIN = 16.0
+"""Objects narrower than this, in pixels, fall between the outputs of a network with one in eight pixels. The limit lies
+between membranes, 12 pixels wide in this measure, where U-Net is better (benchmarks/accuracy.csv), and street scenes, 23
+pixels wide, where DDRNet is (benchmarks/zoo.csv)."""
 
 
 def decide_network(recipe: Recipe, inspection: Inspection) -> list[Choice]:
@@ -16,7 +18,7 @@ def decide_network(recipe: Recipe, inspection: Inspection) -> list[Choice]:
     if 0 < width < THIN:
         network = {"name": "unet", "encoder": "resnet18"}
         return [Choice("network", network, f"objects are about {width:.0f} pixels wide, which needs fine outputs")]
-    reason = f"the best of all networks after minutes of training; objects are about {width:.0f} pixels wide"
+    reason = f"learns most in minutes (benchmarks/zoo.csv); objects are about {width:.0f} pixels wide"
     return [Choice("network", {"name": "ddrnet"}, reason)]
 
 

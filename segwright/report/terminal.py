@@ -23,8 +23,9 @@ def render_scores(evaluation: Evaluation) -> RenderableType:
         Text(),
         _overall(scores, {name: score for name, score in more.items() if score.value.ndim == 0}),
         Text(),
-        _classes(scores, {name: score for name, score in more.items() if score.value.ndim == 1}),
+        _classes(scores),
         Text(),
+        *(part for measured in further for part in _further_classes(measured, scores)),
         Text(scores.protocol, style="dim"),
     )
 
@@ -38,23 +39,39 @@ def _overall(scores: Scores, more: Mapping[str, Score]) -> Table:
     return table
 
 
-def _classes(scores: Scores, more: Mapping[str, Score]) -> Table:
+def _further_classes(measured: Mapping[str, Score], scores: Scores) -> list[RenderableType]:
+    """The table of classes of a further metric; nothing if it has no score of a class."""
+    of_classes = {name: score for name, score in measured.items() if score.value.ndim == 1}
+    if not of_classes:
+        return []
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("class")
-    for column in ("IoU", "95 %", "Dice", "share", *map(spoken, more)):
+    for name in of_classes:
+        table.add_column(spoken(name), justify="right")
+    for index, name in enumerate(scores.classes.names):
+        values = (say_score(_of_class(score, index)) for score in of_classes.values())
+        table.add_row(_swatch(scores, index, name), *values)
+    return [table, Text()]
+
+
+def _swatch(scores: Scores, index: int, name: str) -> Text:
+    return Text.assemble(("■ ", "#{:02x}{:02x}{:02x}".format(*scores.classes.colors[index])), name)
+
+
+def _classes(scores: Scores) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("class")
+    for column in ("IoU", "95 %", "Dice", "share"):
         table.add_column(column, justify="right")
     shares = scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1)
     for index, name in enumerate(scores.classes.names):
-        color = "#{:02x}{:02x}{:02x}".format(*scores.classes.colors[index])
-        columns = (scores.intersection_over_union, scores.dice, *more.values())
-        iou, dice, *others = (_of_class(score, index) for score in columns)
+        iou, dice = (_of_class(score, index) for score in (scores.intersection_over_union, scores.dice))
         table.add_row(
-            Text.assemble(("■ ", color), name),
+            _swatch(scores, index, name),
             say_score(iou),
             say_interval(iou),
             say_score(dice),
             f"{shares[index]:.1%}",
-            *map(say_score, others),
         )
     return table
 
@@ -65,7 +82,9 @@ def _of_class(score: Score, index: int) -> Score:
 
 def spoken(name: str) -> str:
     """Name of a score as a reader says it."""
-    return name.replace("_", " ").replace("miou", "mIoU")
+    words = {"miou": "mIoU", "iou": "IoU", "hd95": "HD95", "assd": "ASSD", "dice": "Dice"}
+    short = {"f1", "pq", "sq", "rq", "ece", "mce"}
+    return " ".join(word.upper() if word in short else words.get(word, word) for word in name.split("_"))
 
 
 def say_score(score: Score) -> str:
