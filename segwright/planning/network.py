@@ -5,9 +5,11 @@ from segwright.planning.choice import Choice
 from segwright.recipe import AUTO, Recipe
 
 THIN = 16.0
-"""Objects narrower than this, in pixels, fall between the outputs of a network with one in eight pixels. The limit lies
-between membranes, 12 pixels wide in this measure, where U-Net is better (benchmarks/accuracy.csv), and street scenes, 23
-pixels wide, where DDRNet is (benchmarks/zoo.csv)."""
+"""Objects narrower than this, in pixels, fall between the outputs of a network with one in eight pixels.
+
+The limit lies between membranes, 12 pixels wide in this measure, where U-Net is better (benchmarks/accuracy.csv), and
+street scenes, 23 pixels wide, where DDRNet is (benchmarks/zoo.csv).
+"""
 
 
 def decide_network(recipe: Recipe, inspection: Inspection) -> list[Choice]:
