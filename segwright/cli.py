@@ -150,26 +150,11 @@ def train(
     started = time.monotonic()
     from rich.console import Console
 
-    from segwright.recipe import AUTO, load_recipe
-    from segwright.run_folder import RECIPE, next_folder
-
     given = {"minutes": minutes, "epochs": epochs, "steps": steps, "device": device, "devices": devices}
     given |= {"folds": folds, "seed": seed}
     changes = [*(overrides or []), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
-    if resume is not None:
-        if not (resume / RECIPE).is_file():
-            raise ValueError(f"{resume} is not a run ({RECIPE} is missing); give the folder that train printed")
-        extra = [str(value) for value in (source, out, preset) if value is not None] + changes
-        if extra:
-            raise ValueError(f"--resume goes on with the recipe in {resume}; leave out {extra[0]}")
-        recipe, folder = load_recipe(resume / RECIPE), resume
-    elif source is None:
-        raise ValueError("train needs a folder with images and masks, or a recipe, or --resume RUN")
-    else:
-        recipe = _recipe_of(source, changes, preset)
-        network = recipe.network["name"].rpartition(".")[2]
-        name = Path(recipe.data).resolve().name
-        folder = out or next_folder(Path("runs"), name if network == AUTO else f"{name}-{network}")
+    extra = [str(value) for value in (source, out, preset) if value is not None] + changes
+    recipe, folder = _begin(source, changes, preset, out) if resume is None else _go_on(resume, extra)
     if recipe.train.folds is not None and recipe.train.fold is None:
         _cross_validate(recipe, folder, is_resumed=resume is not None, started=started)
         return
@@ -190,6 +175,30 @@ def train(
     typer.echo(f"Segmenter  {run.folder / 'segmenter'}")
     if page is not None:
         typer.echo(f"Report     {page}")
+
+
+def _begin(source: Path | None, changes: list[str], preset: str | None, out: Path | None) -> "tuple[Recipe, Path]":
+    """Recipe and folder of a new run."""
+    from segwright.recipe import AUTO
+    from segwright.run_folder import next_folder
+
+    if source is None:
+        raise ValueError("train needs a folder with images and masks, or a recipe, or --resume RUN")
+    recipe = _recipe_of(source, changes, preset)
+    network, name = recipe.network["name"].rpartition(".")[2], Path(recipe.data).resolve().name
+    return recipe, out or next_folder(Path("runs"), name if network == AUTO else f"{name}-{network}")
+
+
+def _go_on(run: Path, extra: list[str]) -> "tuple[Recipe, Path]":
+    """Recipe and folder of a run that has begun; nothing else may be asked for."""
+    from segwright.recipe import load_recipe
+    from segwright.run_folder import RECIPE
+
+    if not (run / RECIPE).is_file():
+        raise ValueError(f"{run} is not a run ({RECIPE} is missing); give the folder that train printed")
+    if extra:
+        raise ValueError(f"--resume goes on with the recipe in {run}; leave out {extra[0]}")
+    return load_recipe(run / RECIPE), run
 
 
 def _cross_validate(recipe: "Recipe", folder: Path, *, is_resumed: bool, started: float) -> None:

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int32, Integer
+from jaxtyping import Bool, Float, Float32, Integer
 from scipy import ndimage
 from torch import Tensor, nn
 
 from segwright.layers.class_weights import Balance, class_weights
+from segwright.layers.components import connected_components
 from segwright.layers.distances import distance_to
 from segwright.layers.pixels import flatten_pixels
 from segwright.layers.processes import num_processes, sum_over_processes
@@ -118,17 +118,10 @@ def _instances(
     """Yields a window around each instance, `margin` pixels wider on all sides, and the instance's pixels in it."""
     present = np.flatnonzero(np.bincount(labels[labels != ignore_label]))
     for index in present[present > 0]:
-        parts = _connected_parts(labels == index)
+        parts = connected_components(labels == index)
         for number, box in enumerate(ndimage.find_objects(parts), start=1):
             window = tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box)
             yield window, parts[window] == number
-
-
-def _connected_parts(pixels: Bool[np.ndarray, "*S"]) -> Int32[np.ndarray, "*S"]:
-    """Number of the connected part of each pixel, from 1; 0 where `pixels` is False."""
-    if pixels.ndim == 2:
-        return np.asarray(cv2.connectedComponents(pixels.view(np.uint8), connectivity=8)[1])
-    return np.asarray(ndimage.label(pixels, np.ones((3,) * pixels.ndim))[0])
 
 
 build = BorderCrossEntropy

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float64, Int32, UInt8
 from scipy import ndimage
 
+from segwright.layers.components import connected_components
 from segwright.metrics.confusion import confusion_matrix, ratio
-from segwright.metrics.panoptic import connected_components, count_overlaps
+from segwright.metrics.panoptic import count_overlaps
 from segwright.types import IGNORE_LABEL
 
 _NAMES = ("v_rand", "v_rand_split", "v_rand_merge", "v_info", "v_info_split", "v_info_merge")

@@ -1,17 +1,14 @@
 """Panoptic quality: how many segments are found, and how well those that are found fit."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64, Integer, UInt8
 from scipy import ndimage
 
+from segwright.layers.components import Connectivity, connected_components
 from segwright.metrics.confusion import confusion_matrix, mean_of_present, ratio
 from segwright.types import IGNORE_LABEL
-
-Connectivity = Literal["full", "faces"]
-"""Neighbors of a pixel: "full" for all that touch it (8 in 2-D, 26 in 3-D), "faces" for those beside it (4, 6)."""
 
 
 class Panoptic:
@@ -116,15 +113,6 @@ class Panoptic:
             np.add(parts, len(classes), out=segments[box], where=region)
             classes += [index] * int(parts.max())
         return segments, np.array(classes, np.int64)
-
-
-def connected_components(region: Bool[np.ndarray, "*S"], connectivity: Connectivity) -> Int32[np.ndarray, "*S"]:
-    """Number of the connected component of each pixel of a region, from 1; 0 outside."""
-    is_full = connectivity == "full"
-    if region.ndim == 2:
-        return np.asarray(cv2.connectedComponents(region.view(np.uint8), connectivity=8 if is_full else 4)[1])
-    neighbors = ndimage.generate_binary_structure(region.ndim, region.ndim if is_full else 1)
-    return np.asarray(ndimage.label(region, neighbors)[0], np.int32)
 
 
 def count_segments(

@@ -110,10 +110,10 @@ def of_first(kind: str, group: Group, prepare: Callable[[], T]) -> T:
             raise RuntimeError("the first process could not prepare the run; its message says why")
         result: T = prepared
         return result
+    is_ready, made = False, None
     try:
         made = prepare()
-    except BaseException:
-        fabric.broadcast((False, None))
-        raise
-    fabric.broadcast((True, made))
+        is_ready = True
+    finally:
+        fabric.broadcast((is_ready, made))  # the others wait for it, whatever happened
     return made

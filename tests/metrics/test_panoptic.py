@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from skimage.measure import label
 from torchmetrics.functional.detection import panoptic_quality
 
+from segwright.layers.components import connected_components
 from segwright.metrics.confusion import confusion_matrix, intersection_over_union
-from segwright.metrics.panoptic import Panoptic, connected_components, count_overlaps, count_segments
+from segwright.metrics.panoptic import Panoptic, count_overlaps, count_segments
 
 
 def random_pair(seed: int, num_classes: int = 4, *, shape=(13, 18), void: float = 0.1):
