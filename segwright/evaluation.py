@@ -133,7 +133,7 @@ class Evaluation:
         return " ".join(
             [
                 *metrics,
-                "Masks at the images' original size; void pixels are left out.",
+                "Masks at the images' original size.",
                 f"Predicted with {self.setting}.",
                 "Intervals are 95 % bootstrap intervals over images.",
             ]

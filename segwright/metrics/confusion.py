@@ -159,9 +159,9 @@ class Confusion:
     def protocol(self) -> str:
         """What is computed, in words."""
         return (
-            "One confusion matrix over all pixels of all images; void pixels are left out; miou, mean_dice and "
-            "mean_accuracy are means of IoU, Dice and recall over the classes that occur (for mean_accuracy: in the "
-            "masks), background included, frequency_weighted_iou weights IoU by the pixels of a class in the masks."
+            "One confusion matrix over all pixels of all images; void pixels are left out; means are over the classes "
+            "that occur (mean accuracy: in the masks), background included; frequency-weighted IoU weighs them by "
+            "their pixels in the masks."
         )
 
     def count(self, mask: UInt8[np.ndarray, "*S"], predicted: UInt8[np.ndarray, "..."]) -> Int64[np.ndarray, "K K"]:
