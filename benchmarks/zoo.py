@@ -25,6 +25,7 @@ import onnxruntime
 import openvino
 import torch
 from results import machine, read_rows, write_row
+from subset import thin_out
 
 from segwright import parts
 from segwright.data.folder import find_pairs
@@ -35,22 +36,6 @@ from segwright.training.logs import read_rows as read_log
 RESULTS = Path(__file__).with_suffix(".csv")
 IMAGES = 5
 """Validation images that the engines are compared and timed on."""
-
-
-def thin_out(data: Path, every: int, folder: Path) -> Path:
-    """A copy of the data set by links: all training pairs, every n-th validation pair."""
-    for split, pairs in find_pairs(data).splits.items():
-        for pair in pairs[:: every if split == "val" else 1]:
-            for kind, file in (("images", pair.image), ("masks", pair.mask)):
-                if file is not None:
-                    link = folder / kind / split / file.name
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    if not link.exists():
-                        link.symlink_to(file.resolve())
-    description = data / "dataset.yaml"
-    if description.is_file() and not (folder / description.name).exists():
-        (folder / description.name).symlink_to(description.resolve())
-    return folder
 
 
 def train_one(name: str, data: Path, run: Path, settings: list[str]) -> float:
