@@ -1,5 +1,6 @@
 """Builds what a run needs from its recipe: the segmenter, what trains it, the batches."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from segwright.run_folder import CHECKPOINT
 from segwright.training.average import make_average
 from segwright.training.budget import Budget
 from segwright.training.loop import LoopSettings
+from segwright.training.sharding import spread_module
 from segwright.training.state import Training
 
 REPORT_S = 8.0
@@ -64,15 +66,22 @@ def make_training(
     optimizer_part, schedule_part, method_part = dict(recipe.optimizer), dict(recipe.schedule), dict(recipe.method)
     losses = make_losses(recipe, inspection)
     method = parts.build("method", method_part.pop("name"), method_part, network=segmenter, losses=losses)
-    optimizer = parts.build("optimizer", optimizer_part.pop("name"), optimizer_part, network=segmenter)
     average = make_average(section.average, segmenter)
+    whole = copy.deepcopy(segmenter).requires_grad_(False) if section.shard else None
     if fabric.device.type == "cpu" and uses_bf16(section.precision, fabric.device):
         guard_gradients(segmenter)
     if section.compile:
         method.compile()  # in place, so that names of weights stay as they are
-    method, optimizer = fabric.setup(method, optimizer)
+    # The optimizer comes after the module, whose setup may put others in the place of its weights.
+    method = fabric.setup_module(method)
+    made = parts.build("optimizer", optimizer_part.pop("name"), optimizer_part, network=segmenter)
+    optimizer = fabric.setup_optimizers(made)
     if average:
         average.network.to(fabric.device)
+        if section.shard:
+            spread_module(average.network, fabric.strategy.device_mesh)
+    if whole is not None:
+        whole.to(fabric.device)
     steps = section.steps
     if section.epochs is not None:
         assert section.batch_size is not None
@@ -87,7 +96,9 @@ def make_training(
         schedule=parts.build("schedule", schedule_part.pop("name"), schedule_part),
         budget=Budget(steps, None if section.minutes is None else 60 * section.minutes, started, reserve_s=REPORT_S),
         checkpoint=folder / CHECKPOINT,
+        checkpoint_s=section.checkpoint_s,
         average=average,
+        whole=whole,
     )
     if training.checkpoint.is_file():
         training.restore()
@@ -145,7 +156,6 @@ def loop_settings(recipe: Recipe) -> LoopSettings:
         clip_norm=section.clip_norm,
         validations=section.validations,
         patience=section.patience,
-        checkpoint_s=section.checkpoint_s,
         log_s=section.log_s,
         finish_s=REPORT_S,
     )

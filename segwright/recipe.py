@@ -46,6 +46,9 @@ class TrainSection(_Section):
     compile: bool = Field(False, description="compile the training step: minutes before the first one, faster then")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     devices: int = Field(1, gt=0, description="processes that train together, one a GPU")
+    shard: bool = Field(
+        False, description="spread weights and optimizer state over the processes of torchrun or SLURM (FSDP)"
+    )
     deterministic: bool = Field(False, description="the same weights to the last bit on the same machine; slower")
     folds: int | None = Field(None, gt=1, description="parts that take turns as validation images")
     fold: int | None = Field(None, gt=0, description="the part that this run holds out, from 1")

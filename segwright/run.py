@@ -88,7 +88,15 @@ def train(
     plan, inspection, folder = prepare() if group is None else of_first(kind, group, prepare)
     section = plan.recipe.train
     is_bf16 = uses_bf16(section.precision, torch.device(kind))
-    fabric = make_fabric(kind, section.devices, group, is_bf16=is_bf16, deterministic=section.deterministic)
+    _check_sharding(plan.recipe, group)  # a run that goes on has its own recipe
+    fabric = make_fabric(
+        kind,
+        section.devices,
+        group,
+        is_bf16=is_bf16,
+        deterministic=section.deterministic,
+        shard=section.shard,
+    )
     work = partial(_work, recipe=plan.recipe, inspection=inspection, folder=folder, started=started, quiet=quiet)
     is_finished, best_miou = launch(fabric, group, work)
     return Run(folder, is_finished, best_miou, is_first=group is None or group.rank == 0)
@@ -125,8 +133,18 @@ def _check_hardware(recipe: Recipe, group: Group | None) -> None:
         raise ValueError(
             f"train.devices is {here}, but this machine has {torch.cuda.device_count()} GPUs; give at most that many"
         )
+    _check_sharding(recipe, group)
     if section.deterministic and kind == "cuda":
         raise ValueError("train.deterministic works on the CPU only; add --device cpu, or leave it out")
+
+
+def _check_sharding(recipe: Recipe, group: Group | None) -> None:
+    """Refuse to spread weights over one process."""
+    if recipe.train.shard and group is None:
+        raise ValueError(
+            "train.shard spreads weights over the processes of torchrun or SLURM, but this one is alone; start it with "
+            "torchrun --nproc-per-node N -m segwright.cli train …, or leave train.shard out"
+        )
 
 
 def _say_start(plan: Plan, inspection: Inspection, folder: Path, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,7 +222,7 @@ def test_a_resumed_run_keeps_the_recipe_that_it_began_with(rectangles: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("starter", ["segwright", "torchrun"])
+@pytest.mark.parametrize("starter", ["segwright", "torchrun", "torchrun, spread"])
 def test_two_processes_train_and_score_as_one(starter: str, rectangles: Path, tmp_path: Path) -> None:
     """Every loss of two processes with half the batch each equals that of one process with all of it."""
     # Rounding must not grow: Adam's first steps are the signs of the gradients, whatever their size, and DDRNet's
@@ -236,6 +237,7 @@ def test_two_processes_train_and_score_as_one(starter: str, rectangles: Path, tm
     if starter == "segwright":
         command = [*command, "--devices", "2"]
     else:
+        command += ["train.shard=true"] if starter.endswith("spread") else []
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
     done = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -248,6 +250,42 @@ def test_two_processes_train_and_score_as_one(starter: str, rectangles: Path, tm
     first, second = (Evaluation.load(run / "evaluation-val.npz") for run in runs)
     assert first.names == second.names
     np.testing.assert_array_equal(first.confusions.sum(axis=2), second.confusions.sum(axis=2))
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_its_weights_spread_over_two(rectangles: Path, tmp_path: Path) -> None:
+    calm = ["network=unet", "network.encoder=test_resnet", "network.decoder_channels=[32,32,16,16,8]", "optimizer=sgd"]
+    begun = load_recipe(
+        None,
+        [*calm, *SMALL, "optimizer.lr=0.01", "train.batch_size=6", "transform.crop=[160,160]", "train.steps=3"],
+        data=str(rectangles),
+    )
+    train(begun, tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for name, shard in (("one", False), ("two", True)):
+        file = tmp_path / name / "recipe.yaml"
+        file.write_text(load_recipe(file).with_values({"train.steps": 6, "train.shard": shard}).to_yaml())
+    train(begun, tmp_path / "one", resume=True)
+    with pytest.raises(ValueError, match="torchrun"):
+        train(begun, tmp_path / "two", resume=True)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "segwright.cli", "train"]
+    done = subprocess.run(
+        [sys.executable, *start, "--resume", str(tmp_path / "two")], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    losses = [[row["loss"] for row in read_rows(tmp_path / name / "log.csv")] for name in ("one", "two")]
+    assert len(losses[0]) == 6
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("one", "two")]
+    for part in ("network", "average"):
+        one, two = (state[part].get("network", state[part]) for state in states)
+        assert one.keys() == two.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], two[name], atol=1e-3, rtol=1e-3)
+    moments = [state["optimizer"]["state"] for state in states]
+    assert moments[0].keys() == moments[1].keys()
+    for index, kept in moments[0].items():
+        torch.testing.assert_close(kept["momentum_buffer"], moments[1][index]["momentum_buffer"], atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from segwright.training.sharding import load_module, own_share
+
 
 class WeightAverage(Protocol):
     """A network that follows the one in training.
@@ -53,7 +55,7 @@ class ExponentialMovingAverage:
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Go on from what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
+        load_module(self.network, state["network"])
 
 
 class StochasticWeightAverage:
@@ -91,7 +93,7 @@ class StochasticWeightAverage:
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """Go on from what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
+        load_module(self.network, state["network"])
         self.num_averaged = state["num_averaged"]
 
 
@@ -120,4 +122,4 @@ def _move(average: nn.Module, network: nn.Module, share: float) -> None:
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+    return [own_share(tensor) for tensor in (*network.parameters(), *network.buffers())]

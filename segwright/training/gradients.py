@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segwright.training.sharding import own_share
+
 MOST_STAGES = 12
 """As many as a person reads at a glance."""
 
@@ -31,7 +33,10 @@ _Path = tuple[str, ...]
 
 
 class StageNorms(NamedTuple):
-    """Euclidean norms over the trainable parameters of a stage; a gradient that is missing counts as 0."""
+    """Euclidean norms over the trainable parameters of a stage; a gradient that is missing counts as 0.
+
+    Of parameters that are spread over processes they are those of this process's share.
+    """
 
     gradient: float
     weight: float
@@ -79,7 +84,12 @@ class GradientWatch:
         """The first stage, in the order of definition, with a weight or gradient that is not finite; None if none."""
         stages = stage_parameters(network)
         tensors = {
-            name: [tensor.detach() for weight in weights for tensor in (weight, weight.grad) if tensor is not None]
+            name: [
+                own_share(tensor.detach())
+                for weight in weights
+                for tensor in (weight, weight.grad)
+                if tensor is not None
+            ]
             for name, weights in stages.items()
         }
         # The largest absolute value; a sum of squares would overflow before its terms do.
@@ -147,7 +157,9 @@ def stage_norms(network: nn.Module) -> dict[str, StageNorms]:
     }
     if not any(gradients.values()):
         raise ValueError("no parameter has a gradient; look at them after backward and before zero_grad")
-    tensors = [tensor.detach() for part in (gradients, stages) for stage in part.values() for tensor in stage]
+    tensors = [
+        own_share(tensor.detach()) for part in (gradients, stages) for stage in part.values() for tensor in stage
+    ]
     norms = iter(torch.stack(torch._foreach_norm(tensors)).tolist())  # one wait for the device
     gradient_norms = {name: math.hypot(*islice(norms, len(stage))) for name, stage in gradients.items()}
     return {name: StageNorms(gradient_norms[name], math.hypot(*islice(norms, len(stages[name])))) for name in stages}

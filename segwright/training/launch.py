@@ -14,6 +14,8 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.multiprocessing.spawn import ProcessException
 
+from segwright.training.sharding import make_strategy
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,9 @@ def find_group() -> Group | None:
     return None
 
 
-def make_fabric(kind: str, devices: int, group: Group | None, *, is_bf16: bool, deterministic: bool) -> Fabric:
+def make_fabric(
+    kind: str, devices: int, group: Group | None, *, is_bf16: bool, deterministic: bool, shard: bool = False
+) -> Fabric:
     """Fabric for one process, for several that it starts itself, or for a group that is running already.
 
     Args:
@@ -55,17 +59,18 @@ def make_fabric(kind: str, devices: int, group: Group | None, *, is_bf16: bool, 
         group: From `find_group`.
         is_bf16: Whether networks compute in bfloat16.
         deterministic: Whether only operations with repeatable results are allowed.
+        shard: Whether weights and the optimizer's state are spread over the group.
     """
     # Fabric announces the precision by itself, in words that say less than ours.
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if deterministic:
         torch.use_deterministic_algorithms(True)
-    strategy = "auto" if devices == 1 else "ddp_spawn" if group is None else "ddp"
+    name = "auto" if devices == 1 else "ddp_spawn" if group is None else "ddp"
     return Fabric(
         accelerator=kind,
         devices=devices if group is None else devices // group.nodes,
         num_nodes=1 if group is None else group.nodes,
-        strategy=strategy,
+        strategy=make_strategy(devices) if shard else name,
         precision="bf16-mixed" if is_bf16 else "32-true",
     )
 

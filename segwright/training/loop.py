@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.training.gradients import GradientWatch
+from segwright.training.sharding import gather
 from segwright.training.state import DivergedError, LoopState, Training
 
 
@@ -39,7 +40,6 @@ class LoopSettings:
     clip_norm: float
     validations: int
     patience: int | None
-    checkpoint_s: float
     log_s: float
     finish_s: float
 
@@ -83,7 +83,7 @@ def fit(
         )
     if progress < 1:  # what passed before the first step calls for no validation
         state.validations = max(state.validations, int(progress * settings.validations))
-    loop_started_s, saved_s, meter, watch = budget.elapsed_s, budget.elapsed_s, _Meter(), GradientWatch()
+    loop_started_s, meter, watch = budget.elapsed_s, _Meter(), GradientWatch()
     while progress < 1 and not training.stopping and not _is_out_of_patience(state, settings):
         rate = _set_learning_rate(training, progress)
         training.anneal(progress)
@@ -110,9 +110,8 @@ def fit(
             progress = training.progress()
             if progress < 1:  # a validation that took longer than the way to the next one replaces it
                 state.validations = int(progress * settings.validations)
-        if is_due or budget.elapsed_s - saved_s > settings.checkpoint_s:
+        if is_due or training.save_due:
             training.save()
-            saved_s = budget.elapsed_s
     training.save()
 
 
@@ -156,6 +155,7 @@ def take_step(
         norm = training.fabric.clip_gradients(
             training.method, training.optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
+        norm = gather(norm)
     training.optimizer.step()
     training.optimizer.zero_grad()
     return total, norm, warnings
@@ -189,7 +189,7 @@ def _validate(
     if is_first:
         record.phase("validating")
     started = time.monotonic()
-    scores = validate(training.average.network if training.average else training.network)
+    scores = validate(training.scored())
     # The last validation and the report, which predicts a few images again, must fit into the user's minutes.
     training.budget.reserve_s = 2 * (time.monotonic() - started) + settings.finish_s
     if scores is not None:

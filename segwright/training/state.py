@@ -15,6 +15,7 @@ from segwright.training.budget import Budget
 from segwright.training.checkpoint import load_checkpoint, save_checkpoint
 from segwright.training.gradients import GradientWatch
 from segwright.training.schedules import Schedule
+from segwright.training.sharding import gather, load_module, load_optimizer, own_share
 
 
 class Source(Protocol):
@@ -46,9 +47,12 @@ class Training:
     Attributes:
         network: The bare network (a segmenter) inside the method.
         method: The method, set up by Fabric; maps images and masks to named losses, the total under "loss".
+        checkpoint_s: Seconds between checkpoints.
         average: What is scored and kept in place of the weights; None takes the weights.
+        whole: A copy of the network that is scored in its place where its weights are spread over processes.
         is_signaled: Set by a signal handler, at any moment.
         stopping: What all processes agree on; the loop then leaves a checkpoint and returns.
+        save_due: What all processes agree on; the last checkpoint is older than it should be.
         source: Batches from the step of `state` on; set once that step is known.
         annealed: Layers and losses that have an `anneal`.
     """
@@ -60,16 +64,21 @@ class Training:
     schedule: Schedule
     budget: Budget
     checkpoint: Path
+    checkpoint_s: float
     average: WeightAverage | None = None
+    whole: nn.Module | None = None
     state: LoopState = field(default_factory=LoopState)
     is_signaled: bool = False
     stopping: bool = False
+    save_due: bool = False
     source: Source = field(init=False)
     annealed: list[nn.Module] = field(init=False)
+    _saved_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         # What changes over a run by itself, such as the temperature of dynamic convolutions or the share of a loss.
         self.annealed = [module for module in self.method.module.modules() if hasattr(module, "anneal")]
+        self._saved_s = self.budget.elapsed_s
 
     def anneal(self, progress: float) -> None:
         """Tell the layers and losses that change over a run how far it is."""
@@ -79,10 +88,19 @@ class Training:
     def progress(self) -> float:
         """Share of the run that is done; the first process's clock and signals decide for all."""
         progress, self.stopping = self.budget.progress(self.state.step), self.is_signaled
+        self.save_due = self.budget.elapsed_s - self._saved_s > self.checkpoint_s
         if self.fabric.world_size > 1:
-            # One process must not stop while the others wait for its gradients.
-            progress, self.stopping = self.fabric.broadcast((progress, self.stopping))
+            # One process must not stop while the others wait for its gradients or its share of the weights.
+            progress, self.stopping, self.save_due = self.fabric.broadcast((progress, self.stopping, self.save_due))
         return progress
+
+    def scored(self) -> nn.Module:
+        """The network that is scored and kept."""
+        network = self.average.network if self.average else self.network
+        if self.whole is None:
+            return network
+        self.whole.load_state_dict(gather(network.state_dict()))
+        return self.whole
 
     def check_finite(self) -> None:
         """Refuse to go on with weights that are no longer numbers.
@@ -90,8 +108,11 @@ class Training:
         Raises:
             DivergedError: Before they could replace good ones in the run folder.
         """
-        norms = torch._foreach_norm([parameter.detach() for parameter in self.network.parameters()])
-        if not bool(torch.stack(norms).isfinite().all()):
+        norms = torch._foreach_norm([own_share(parameter.detach()) for parameter in self.network.parameters()])
+        total = torch.stack(norms).sum()
+        if self.whole is not None:  # each process sees its share only, and all must agree
+            total = self.fabric.all_reduce(total, reduce_op="sum")  # type: ignore[assignment]
+        if not bool(total.isfinite()):
             raise DivergedError(
                 f"the weights are no longer finite after step {self.state.step}{self.say_broken()}; "
                 f"{self.checkpoint.parent} keeps the last good ones; lower optimizer.lr, or set train.precision=fp32"
@@ -105,16 +126,17 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint; the first process writes for all."""
         self.check_finite()
+        state: dict[str, Any] = vars(self.state) | {
+            "budget": self.budget.to_list(),
+            "network": gather(self.method.module.state_dict()),
+            "optimizer": gather(self.optimizer.optimizer.state_dict()),
+            "average": gather(self.average.state_dict()) if self.average else None,
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        }
         if self.fabric.is_global_zero:
-            state: dict[str, Any] = vars(self.state) | {
-                "budget": self.budget.to_list(),
-                "network": self.method.module.state_dict(),
-                "optimizer": self.optimizer.optimizer.state_dict(),
-                "average": self.average.state_dict() if self.average else None,
-                "random": torch.get_rng_state(),
-                "cuda_random": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            }
             save_checkpoint(state, self.checkpoint)
+        self._saved_s = self.budget.elapsed_s
 
     def restore(self) -> None:
         """Go back to where the checkpoint was written."""
@@ -122,7 +144,7 @@ class Training:
         self.state = LoopState(**{key: state[key] for key in vars(self.state)})
         self.budget.restore(state["budget"])
         try:
-            self.method.module.load_state_dict(state["network"])
+            load_module(self.method.module, state["network"])
             if self.average:
                 self.average.load_state_dict(state["average"])
         except (RuntimeError, KeyError):
@@ -130,7 +152,7 @@ class Training:
                 f"{self.checkpoint} holds other weights than its network has now; it was made by another version, so "
                 "train again"
             ) from None
-        self.optimizer.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer.optimizer, state["optimizer"])
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state["cuda_random"] is not None:
             torch.cuda.set_rng_state(state["cuda_random"])
