@@ -55,6 +55,11 @@ def test_a_crop_fits_the_images_and_the_stride(size: tuple[int, int], stride: in
     assert choose_crop(size, stride) == crop
 
 
+@pytest.mark.parametrize(("object_width", "side"), [(0, 384), (4, 256), (15, 288), (23, 384), (200, 384)])
+def test_narrow_objects_need_less_around_them(object_width: float, side: int) -> None:
+    assert choose_crop((512, 512), 32, object_width) == (side, side)
+
+
 def test_a_network_made_deeper_gets_crops_that_fit_its_own_stride(rectangles: Path) -> None:
     deep = ["network=unetplusplus", "network.depth=6", "network.width=2", "network.dropout=0"]
     got = complete(load_recipe(None, deep, data=str(rectangles)), inspect(rectangles)).recipe
