@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from segwright.training.sharding import is_spread
+
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     # Vectors are biases and the scales and shifts of norms: decaying them only shrinks what BatchNorm restores. Dynamic
@@ -35,7 +37,9 @@ def sgd(
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum; planning fills in the rate."""
     groups = _groups(network, weight_decay)
-    return torch.optim.SGD(groups, lr=_given(lr), momentum=momentum, nesterov=nesterov, fused=True)
+    # torch's fused kernel does not know weights that are spread over processes; that of AdamW does.
+    is_fused = not is_spread(network)
+    return torch.optim.SGD(groups, lr=_given(lr), momentum=momentum, nesterov=nesterov, fused=is_fused)
 
 
 def _given(lr: float | None) -> float:

@@ -31,6 +31,11 @@ def spread_module(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     return spread
 
 
+def is_spread(module: nn.Module) -> bool:
+    """Whether a module's parameters are spread over processes."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
 def own_share(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, unless it is spread."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -65,7 +70,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         }
         for index, kept in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": moments})
+    # Which kernel computes follows from how the weights lie now, not from how they lay when the state was kept.
+    groups = [
+        saved | {"fused": own["fused"]}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"state": moments, "param_groups": groups})
 
 
 def _spread_like(example: Tensor | None, tensor: Tensor) -> Tensor:
