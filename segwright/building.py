@@ -12,6 +12,7 @@ from segwright.data.batches import Batches, Transform
 from segwright.data.folder import Pair
 from segwright.data.inspection import Inspection
 from segwright.data.sampling import make_order
+from segwright.inference.cleanup import CleanUp
 from segwright.inference.description import Description
 from segwright.inference.segmenter import Segmenter, build_network
 from segwright.layers.bfloat16 import guard_gradients
@@ -21,7 +22,7 @@ from segwright.run_folder import CHECKPOINT
 from segwright.training.average import make_average
 from segwright.training.budget import Budget
 from segwright.training.loop import LoopSettings
-from segwright.training.sharding import spread_module
+from segwright.training.sharding import mesh_of, spread_module
 from segwright.training.state import Training
 
 REPORT_S = 8.0
@@ -43,6 +44,7 @@ def make_segmenter(recipe: Recipe, inspection: Inspection) -> Segmenter:
         dtype=next(iter(inspection.statistics.dtypes)),
         mean=inspection.statistics.channel_means,
         std=inspection.statistics.channel_deviations,
+        cleanup=CleanUp(**recipe.cleanup.model_dump()),
         recipe=recipe.model_dump(mode="json"),
     )
     network = build_network(description, weights=arguments.get("weights", "none"))
@@ -76,10 +78,11 @@ def make_training(
     method = fabric.setup_module(method)
     made = parts.build("optimizer", optimizer_part.pop("name"), optimizer_part, network=segmenter)
     optimizer = fabric.setup_optimizers(made)
+    assert not isinstance(optimizer, tuple)  # there is one
     if average:
         average.network.to(fabric.device)
         if section.shard:
-            spread_module(average.network, fabric.strategy.device_mesh)
+            spread_module(average.network, mesh_of(fabric))
     if whole is not None:
         whole.to(fabric.device)
     steps = section.steps

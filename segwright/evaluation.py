@@ -301,7 +301,7 @@ def evaluate(
         tuple(Counted(name, given, counts[name]) for name, given in arguments.items()),
         segmenter.classes,
         seconds,
-        PRESETS[augment].describe(),
+        "; ".join(word for word in (PRESETS[augment].describe(), segmenter.description.cleanup.describe()) if word),
     )
 
 

@@ -77,6 +77,14 @@ class TrainSection(_Section):
         return self
 
 
+class CleanUpSection(_Section):
+    """What is tidied up in every predicted mask; see `inference.cleanup` for the exact rules."""
+
+    min_pixels: int = Field(0, ge=0, description="smaller components take the class around them; 0 keeps all")
+    fill_holes: bool = Field(False, description="class 0 inside of another class becomes that class")
+    largest_only: bool = Field(False, description="of each class but 0 only the largest component stays")
+
+
 class Recipe(_Section):
     """A whole recipe. `None` values are filled in from the data before training; the run's folder holds the result."""
 
@@ -88,6 +96,7 @@ class Recipe(_Section):
     optimizer: dict[str, Any] = Field({"name": "adamw"}, description="name and arguments of an optimizer")
     schedule: dict[str, Any] = Field({"name": "poly"}, description="learning rate over the run")
     train: TrainSection = TrainSection()
+    cleanup: CleanUpSection = CleanUpSection()
 
     @field_validator("data", mode="before")
     @classmethod

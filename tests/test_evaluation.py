@@ -8,6 +8,7 @@ import pytest
 
 from segwright.data.inspection import inspect
 from segwright.evaluation import Evaluation, evaluate, join
+from segwright.inference.cleanup import CleanUp
 from segwright.inference.segmenter import Segmenter
 from segwright.prediction import predict
 from segwright.types import Classes
@@ -125,3 +126,14 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "old.npz", confusions=np.zeros((1, 2, 2)))
     with pytest.raises(ValueError, match=r"old\.npz is damaged or of another version .* evaluate again"):
         Evaluation.load(tmp_path / "old.npz")
+
+
+def test_the_protocol_says_what_was_tidied_up(tiny_segmenter: Segmenter, rectangles: Path) -> None:
+    dataset = inspect(rectangles, tiny_segmenter.description.encoding, tiny_segmenter.classes).dataset
+    assert "Predicted with single scale, no flips." in evaluate(tiny_segmenter, dataset, "val").protocol
+    cleanup = CleanUp(min_pixels=9, fill_holes=True)
+    tiny_segmenter.description = replace(tiny_segmenter.description, cleanup=cleanup)
+    assert (
+        "no flips; components below 9 pixels removed, holes filled."
+        in evaluate(tiny_segmenter, dataset, "val").protocol
+    )

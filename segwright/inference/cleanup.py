@@ -51,6 +51,15 @@ class CleanUp:
         if self.min_pixels < 0:
             raise ValueError(f"min_pixels is {self.min_pixels}, but 0 or more are needed; 0 keeps all components")
 
+    def describe(self) -> str:
+        """The settings in words that follow "predicted with"; nothing if nothing is tidied up."""
+        words = [
+            f"components below {self.min_pixels} pixels removed" if self.min_pixels > 1 else "",
+            "holes filled" if self.fill_holes else "",
+            "the largest component of each class kept" if self.largest_only else "",
+        ]
+        return ", ".join(word for word in words if word)
+
     def apply(self, mask: UInt8[np.ndarray, "*S"]) -> UInt8[np.ndarray, "*S"]:
         """The clean mask: a new array, or the one that came if nothing changes.
 

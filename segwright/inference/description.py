@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segwright.data.encoding import MaskEncoding
+from segwright.inference.cleanup import CleanUp
 from segwright.types import Classes
 
 DESCRIPTION = "segmenter.json"
@@ -40,6 +41,7 @@ class Description:
         mean: Mean of each channel in raw values.
         std: Standard deviation of each channel in raw values.
         tiling: How large images are cut.
+        cleanup: What is tidied up in every mask.
         recipe: The resolved recipe that trained it.
         scores: Scores on the validation images, with their protocol.
     """
@@ -53,6 +55,7 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     tiling: Tiling = field(default_factory=Tiling)
+    cleanup: CleanUp = field(default_factory=CleanUp)
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +85,7 @@ class Description:
             values["classes"] = Classes(tuple(classes["names"]), colors)
             values["encoding"] = MaskEncoding.from_dict(values["encoding"])
             values["tiling"] = Tiling(**values["tiling"])
+            values["cleanup"] = CleanUp(**values.get("cleanup", {}))
             return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{DESCRIPTION} is incomplete ({error}); train or export the segmenter again") from None

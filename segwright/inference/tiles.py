@@ -35,8 +35,8 @@ class Prediction:
     """What a segmenter says about one image.
 
     Attributes:
-        mask: Class of each pixel.
-        probabilities: Probability of each class, if they were asked for.
+        mask: Class of each pixel, cleaned up as the segmenter's description says.
+        probabilities: Probability of each class before any clean-up, if they were asked for.
     """
 
     mask: UInt8[np.ndarray, "H W"]
@@ -72,7 +72,7 @@ def predict_image(
         else:
             mask, scores = _tiled(segmenter, padded, probabilities)
     cut = None if scores is None else np.ascontiguousarray(scores[:, :height, :width])
-    return Prediction(np.ascontiguousarray(mask[:height, :width]), cut)
+    return Prediction(segmenter.description.cleanup.apply(np.ascontiguousarray(mask[:height, :width])), cut)
 
 
 def _checked(segmenter: Predictor, image: Image) -> Image:

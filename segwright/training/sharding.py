@@ -12,6 +12,7 @@ Source: Rajbhandari et al., ZeRO, SC 2020 (https://arxiv.org/abs/1910.02054); Zh
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -27,8 +28,14 @@ def make_strategy(devices: int) -> ModelParallelStrategy:
 def spread_module(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Spread the parameters of a module, in place, over the processes of Fabric's mesh; buffers stay whole."""
     # FSDP takes contiguous weights only.
-    spread: nn.Module = fully_shard(module.to(memory_format=torch.contiguous_format), mesh=mesh["data_parallel"])
-    return spread
+    fully_shard(module.to(memory_format=torch.contiguous_format), mesh=mesh["data_parallel"])
+    return module
+
+
+def mesh_of(fabric: Fabric) -> DeviceMesh:
+    """The mesh of a Fabric whose strategy is that of `make_strategy`, once its processes have met."""
+    assert isinstance(fabric.strategy, ModelParallelStrategy)
+    return fabric.strategy.device_mesh
 
 
 def is_spread(module: nn.Module) -> bool:

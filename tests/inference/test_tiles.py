@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segwright.data.encoding import MaskEncoding
+from segwright.inference.cleanup import CleanUp
 from segwright.inference.description import Description, Tiling
 from segwright.inference.segmenter import Segmenter
 from segwright.inference.tiles import predict_image, tile_starts
@@ -105,3 +106,16 @@ def test_one_channel_may_come_without_its_axis() -> None:
 def test_an_image_that_does_not_fit_is_refused(image: np.ndarray, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         predict_image(pixel_segmenter(10**9), image)
+
+
+def test_a_mask_is_cleaned_up_as_the_description_says() -> None:
+    image = np.zeros((40, 40, 1), np.uint8)
+    image[10:30, 10:30], image[3, 3] = 255, 255
+    segmenter = pixel_segmenter(10**9)
+    assert predict_image(segmenter, image, precision="fp32").mask[3, 3] == 1
+    segmenter.description = replace(segmenter.description, cleanup=CleanUp(min_pixels=5))
+    again = replace(segmenter.description, cleanup=CleanUp())
+    assert Description.from_dict(segmenter.description.to_dict()) == segmenter.description != again
+    mask = predict_image(segmenter, image, precision="fp32").mask
+    assert mask[3, 3] == 0
+    assert mask.sum() == 400
