@@ -88,11 +88,11 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def measure_speed(name: str, batch_size: int, crop: tuple[int, int]) -> dict[str, object]:
+def measure_speed(name: str, batch_size: int, crop: tuple[int, int], turns: int = TURNS) -> dict[str, object]:
     """Medians of both ways in turns, and the peak of memory of each."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
     memory: dict[bool, int] = {False: 0, True: 0}
-    for turn in range(TURNS):
+    for turn in range(turns):
         for is_fast in (False, True):
             if DEVICE == "cuda":
                 torch.cuda.empty_cache()
@@ -130,7 +130,7 @@ def train(data: Path, minutes: float, sitting: float, run: Path, settings: list[
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)  # the run writes its checkpoint and ends
         status = process.wait()
-    if status == 130:  # stopped; the next sitting goes on
+    if status in (130, -signal.SIGTERM):  # stopped, perhaps before its first step; the next sitting goes on
         return None
     if status:
         raise SystemExit(f"training ended with status {status}")
@@ -156,6 +156,8 @@ def main() -> None:
     speed.add_argument("--networks", nargs="+", default=["unet", "deeplabv3plus", "fc_densenet103", "ddrnet"])
     speed.add_argument("--batch", type=int, default=16)
     speed.add_argument("--crop", type=int, nargs=2, default=[352, 480])
+    speed.add_argument("--turns", type=int, default=TURNS)
+    speed.add_argument("--out", type=Path, default=RESULTS, help="table to add to")
     training = verbs.add_parser("train")
     training.add_argument("data", type=Path)
     training.add_argument("settings", nargs="*")
@@ -169,7 +171,8 @@ def main() -> None:
     elif arguments.verb == "speed":
         crop = (arguments.crop[0], arguments.crop[1])
         for name in arguments.networks:
-            write_row(RESULTS, {"gpu": device} | measure_speed(name, arguments.batch, crop) | machine())
+            row = measure_speed(name, arguments.batch, crop, arguments.turns)
+            write_row(arguments.out, {"gpu": device} | row | machine())
     else:
         row = train(arguments.data, arguments.minutes, arguments.sitting, arguments.work, arguments.settings)
         if row is not None:
