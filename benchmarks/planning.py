@@ -115,7 +115,8 @@ def main() -> None:
             settings += ["train.folds=4", "train.fold=1"] if is_membrane else []
             row = measure(data, arguments.work / "run", settings, membrane=is_membrane)
             key = {"data": name, "topic": topic, "changed": change, "minutes": arguments.minutes}
-            command = {"command": f"python benchmarks/planning.py DATA --kind {arguments.kind}"}
+            options = f"--kind {arguments.kind} --minutes {arguments.minutes:g}"
+            command = {"command": f"python benchmarks/planning.py DATA {options}"}
             write_row(RESULTS, key | row | command | machine())
             print(topic, change, row, flush=True)
 

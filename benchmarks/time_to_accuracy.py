@@ -4,8 +4,9 @@ Both start from scratch, read the same files, and stop when their minutes are ov
 `segwright train DATA --minutes N` with nothing else. The plain loop is what a person writes in an afternoon around
 segmentation_models_pytorch: its Unet with ResNet-34 at its defaults, Adam at 1e-3, cross-entropy, whole images padded
 to multiples of 32, mirrored in half of the cases, batches of 8, a `DataLoader` with a worker, float32. Both are scored
-by our evaluation at the images' original size. A pair that has a row already is left out, so the script can be stopped
-and started again.
+by our evaluation at the images' original size. The plain loop's rate is constant, so that one run tells its score at
+every time asked for: the clock stands still while it is scored on the way. What has a row already is left out, so the
+script can be stopped and started again.
 
     python benchmarks/time_to_accuracy.py DATA [--minutes 10 30 60] [--only ours|plain] [--work FOLDER]
 """
@@ -67,8 +68,8 @@ def normalize(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def train_plain(data: Path, minutes: float) -> float:
-    """Score of the plain loop after its minutes."""
+def train_plain(data: Path, marks: list[float]) -> Iterator[tuple[float, float, float]]:
+    """Minutes asked for, score, and minutes taken, at each of the ascending marks."""
     started = time.monotonic()
     torch.manual_seed(0)
     folder = inspect(data).dataset
@@ -82,14 +83,19 @@ def train_plain(data: Path, minutes: float) -> float:
         images, BATCH, shuffle=True, num_workers=1, drop_last=len(images) >= BATCH, persistent_workers=True
     )
     score_s = measure_one(network, folder) * len(folder.splits["val"])  # kept for the validation
-    for image, mask in forever(loader):
-        loss = cost(network(image), mask)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if time.monotonic() - started + score_s > 60 * minutes:
-            break
-    return score(network, folder)
+    batches = forever(loader)
+    for minutes in marks:
+        while time.monotonic() - started + score_s <= 60 * minutes:
+            image, mask = next(batches)
+            loss = cost(network(image), mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        stopped = time.monotonic()
+        miou = score(network, folder)
+        yield minutes, miou, (time.monotonic() - started) / 60
+        started += time.monotonic() - stopped
+        network.train()
 
 
 def forever(loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,12 +130,15 @@ def count(network: nn.Module, folder: Folder, pair: Pair) -> np.ndarray:
     return confusion_matrix(sample.mask, logits.argmax(0).numpy().astype(np.uint8), len(folder.classes))
 
 
-def train_ours(data: Path, minutes: float, run: Path) -> float:
-    """Score of our command at its last validation, which need not be its best."""
-    shutil.rmtree(run, ignore_errors=True)
-    command = [sys.executable, "-m", "segwright.cli", "train", str(data), f"--minutes={minutes:g}", "--out", str(run)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return read_log(run / "validation.csv")[-1]["miou"]
+def train_ours(data: Path, marks: list[float], work: Path) -> Iterator[tuple[float, float, float]]:
+    """Minutes asked for, score at the last validation, which need not be the best, and minutes taken; a run a mark."""
+    for minutes in marks:
+        started = time.monotonic()
+        run = work / f"{data.name}-{minutes:g}"
+        shutil.rmtree(run, ignore_errors=True)
+        command = [sys.executable, "-m", "segwright.cli", "train", str(data), f"--minutes={minutes:g}"]
+        subprocess.run([*command, "--out", str(run)], check=True, stdout=subprocess.DEVNULL)
+        yield minutes, read_log(run / "validation.csv")[-1]["miou"], (time.monotonic() - started) / 60
 
 
 def main() -> None:
@@ -141,19 +150,22 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     finished = {(row["data"], row["who"], float(row["minutes"])) for row in read_rows(RESULTS)}
-    for minutes in arguments.minutes:
-        for who in ("ours", "plain"):
-            key = (arguments.data.name, who, minutes)
-            if key in finished or arguments.only not in (None, who):
-                continue
-            started = time.monotonic()
-            run = arguments.work / f"{arguments.data.name}-{minutes:g}"
-            miou = train_ours(arguments.data, minutes, run) if who == "ours" else train_plain(arguments.data, minutes)
-            row = dict(zip(("data", "who", "minutes"), key, strict=True)) | {
+    name = arguments.data.name
+    for who in ("ours", "plain") if arguments.only is None else (arguments.only,):
+        marks = sorted(minutes for minutes in arguments.minutes if (name, who, minutes) not in finished)
+        times = " ".join(f"{minutes:g}" for minutes in marks)
+        scores = (
+            train_ours(arguments.data, marks, arguments.work) if who == "ours" else train_plain(arguments.data, marks)
+        )
+        for minutes, miou, took in scores:
+            row = {
+                "data": name,
+                "who": who,
+                "minutes": minutes,
                 "val_miou": round(100 * miou, 1),
-                "took_minutes": round((time.monotonic() - started) / 60, 2),
+                "took_minutes": round(took, 2),
                 "segmentation_models_pytorch": smp.__version__,
-                "command": f"python benchmarks/time_to_accuracy.py DATA --minutes {minutes:g} --only {who}",
+                "command": f"python benchmarks/time_to_accuracy.py DATA --minutes {times} --only {who}",
             }
             write_row(RESULTS, row | machine())
             print(row, flush=True)

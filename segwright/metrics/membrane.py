@@ -32,8 +32,8 @@ class Membrane:
     that predictions there change nothing; a cell that void cuts in two is two.
 
     What differs from the challenge: it thins borders to lines of one pixel, whose pixels are then cells of their own;
-    it takes the best of several thresholds of the membrane's probability, where here the classes are those that the
-    segmenter chose; and its V_Info is 0 where mask and prediction are one cell each.
+    it takes the best of several thresholds of the membrane's probability, as `membrane_threshold` does, where here the
+    classes are those that the segmenter chose; and its V_Info is 0 where mask and prediction are one cell each.
 
     Args:
         membrane: Class of the membranes; all others are inside of cells.

@@ -11,6 +11,8 @@ LARGEST_CROP = 384
 """Side of the largest crop that is chosen by itself; more context than this helps less than more steps."""
 
 SMALLEST_CONTEXT = 256
+"""Side of the smallest crop that is chosen for narrow objects; smaller images are still shown whole."""
+
 CONTEXT_WIDTHS = 20
 """Objects that lie side by side in a crop.
 
@@ -36,11 +38,12 @@ def decide_transform(recipe: Recipe, inspection: Inspection, stride: int) -> lis
     # Where the halves are alike in both directions there is no up, as in most microscopy: any angle can occur.
     has_up = max(vertical, horizontal) >= SYMMETRIC
     direction = "the images have an up and a down" if has_up else "the images have no up and no down"
+    objects = f", objects about {data.object_width:.0f} wide" if data.object_width > 0 else ""
     wanted: list[tuple[str, Any, str]] = [
         (
             "crop",
             list(choose_crop((height, width), stride, data.object_width)),
-            f"images of {height:g} x {width:g} pixels, objects about {data.object_width:.0f} wide",
+            f"images of {height:g} x {width:g} pixels{objects}",
         ),
         ("rotation_degrees", 5.0 if has_up else 180.0, direction),
         ("elastic_px", 0.0 if has_up else 3.0, direction),
