@@ -17,7 +17,8 @@ MAX_CHANNELS = 64
 
 _PNG_END = b"IEND\xaeB`\x82"
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-_ORIENTATION_TAG = 274
+ORIENTATION_TAG = 274
+"""Of EXIF and TIFF."""
 
 
 class FormatError(ValueError):
@@ -60,9 +61,9 @@ def decode_with_pillow(data: bytes) -> Decoded:
         if image.format == "PNG" and _PNG_END not in data:
             raise FormatError("the PNG file is cut short, but a complete file is needed; copy or export it again")
         image.load()
-        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
         decoded = _decode_deep_png(data) if image.format == "PNG" and data[24] == 16 else _decode_mode(image, data)
-    upright = np.ascontiguousarray(_turn_upright(decoded.pixels, orientation))
+    upright = np.ascontiguousarray(turn_upright(decoded.pixels, orientation))
     is_lossy = data[:2] == b"\xff\xd8" or (data[:4] == b"RIFF" and b"VP8 " in data[:64])
     return replace(decoded, pixels=upright, is_lossy=is_lossy)
 
@@ -111,19 +112,25 @@ def decode_tiff(data: bytes) -> Decoded:
         num_pixels = page.imagewidth * page.imagelength
         if num_pixels > MAX_PIXELS:
             raise FormatError(f"the image has {num_pixels:,} pixels, but {MAX_PIXELS:,} are allowed; cut it into parts")
-        _check_complete(series[0], len(data))
-        pixels = _put_channels_last(series[0].asarray(maxworkers=1), series[0].axes)
+        check_complete(series[0], len(data))
+        pixels = put_channels_last(series[0].asarray(maxworkers=1), series[0].axes)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
             pixels = ~pixels if pixels.dtype.kind == "b" else np.iinfo(pixels.dtype).max - pixels
-        orientation = page.tags.valueof(_ORIENTATION_TAG, default=1)
+        orientation = page.tags.valueof(ORIENTATION_TAG, default=1)
         is_color = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.MINISBLACK)
         # 1 and 2 are the two kinds of transparency; 0 is any other extra channel, such as infrared.
         has_alpha = is_color and bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2)
-        palette = _tiff_palette(page) if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
-    return Decoded(np.ascontiguousarray(_turn_upright(pixels, int(orientation))), palette, has_alpha)
+        palette = tiff_palette(page) if page.photometric == tifffile.PHOTOMETRIC.PALETTE else None
+        has_alpha |= palette is not None  # the palette has a fourth channel, which is opaque
+    return Decoded(np.ascontiguousarray(turn_upright(pixels, int(orientation))), palette, has_alpha)
 
 
-def _check_complete(series: tifffile.TiffPageSeries, num_bytes: int) -> None:
+def check_complete(series: tifffile.TiffPageSeries, num_bytes: int) -> None:
+    """Refuse a TIFF file that ends before its pixels do.
+
+    Raises:
+        FormatError: If it is cut short.
+    """
     ends = [0]
     for page in series.pages:
         if page is not None:
@@ -132,7 +139,12 @@ def _check_complete(series: tifffile.TiffPageSeries, num_bytes: int) -> None:
         raise FormatError("the TIFF file is cut short, but a complete file is needed; copy or export it again")
 
 
-def _put_channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
+def put_channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
+    """One image of a TIFF file as (H, W) or (H, W, C), from the letters that tifffile gives its axes.
+
+    Raises:
+        FormatError: If it is a stack, or the channels cannot be told.
+    """
     for axis in reversed(range(pixels.ndim)):
         if pixels.shape[axis] == 1 and axes[axis] not in "YX":
             pixels, axes = pixels.squeeze(axis), axes[:axis] + axes[axis + 1 :]
@@ -155,7 +167,8 @@ def _put_channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
     return np.moveaxis(pixels, channel_axis, -1)
 
 
-def _tiff_palette(page: tifffile.TiffPage) -> np.ndarray:
+def tiff_palette(page: tifffile.TiffPage) -> np.ndarray:
+    """RGBA of 256 indices, (256, 4) uint8."""
     palette = np.full((256, 4), 255, np.uint8)
     colors = np.asarray(page.colormap)  # 3 N
     # The specification stores 16 bits; writers that store 8 are common.
@@ -164,7 +177,8 @@ def _tiff_palette(page: tifffile.TiffPage) -> np.ndarray:
     return palette
 
 
-def _turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror pixels by their EXIF orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """Suffixes of files that are looked at, in lower case."""
 
 # What the decoders raise on damaged bytes, found by cutting and overwriting files (tests/data/test_images.py).
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -35,6 +35,7 @@ _DAMAGE = (
     zlib.error,
     tifffile.TiffFileError,
 )
+"""What the decoders raise on damaged bytes."""
 
 
 class UnreadableFileError(ValueError):
@@ -67,7 +68,7 @@ def read_image(path: Path) -> Image:
     decoded = _decode(path)
     pixels = decoded.pixels if decoded.palette is None else decoded.palette[decoded.pixels]
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels  # H W C
-    if decoded.has_alpha and _is_opaque(pixels[..., -1]):
+    if decoded.has_alpha and is_opaque(pixels[..., -1]):
         pixels = pixels[..., :-1]
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
@@ -121,7 +122,7 @@ def read_mask_file(path: Path) -> StoredMask:
         palette = tuple((int(r), int(g), int(b)) for r, g, b, _ in decoded.palette)
         return StoredMask(pixels, palette, False, decoded.is_lossy)
     if decoded.has_alpha and pixels.ndim == 3:
-        if not _is_opaque(pixels[..., -1]):
+        if not is_opaque(pixels[..., -1]):
             raise UnreadableFileError(
                 path, "the mask is partly transparent, but labels need plain values; save it without transparency"
             )
@@ -153,7 +154,7 @@ def _decode(path: Path) -> Decoded:
         raise UnreadableFileError(
             path, f"the image is too large, at most {MAX_PIXELS:,} pixels are read; cut it into parts"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UnreadableFileError(
             path, "the image is damaged or cut short, but a complete file is needed; copy or export it again"
         ) from error
@@ -162,7 +163,8 @@ def _decode(path: Path) -> Decoded:
     return decoded
 
 
-def _is_opaque(alpha: np.ndarray) -> bool:
+def is_opaque(alpha: np.ndarray) -> bool:
+    """Whether a transparency channel hides nothing."""
     opaque = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1
     return bool((alpha == opaque).all())
 
