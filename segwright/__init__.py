@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segwright.data.inspection import inspect as inspect
+    from segwright.deployment.export import export as export
     from segwright.evaluation import evaluate as evaluate
+    from segwright.inference.predictor import Predictor as Predictor
     from segwright.inference.segmenter import Segmenter as Segmenter
     from segwright.prediction import load as load
     from segwright.prediction import predict as predict
@@ -18,11 +20,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "inspect": "segwright.data.inspection",
     "train": "segwright.run",
+    "export": "segwright.deployment.export",
     "evaluate": "segwright.evaluation",
     "predict": "segwright.prediction",
     "load": "segwright.prediction",
     "Recipe": "segwright.recipe",
     "load_recipe": "segwright.recipe",
+    "Predictor": "segwright.inference.predictor",
     "Segmenter": "segwright.inference.segmenter",
 }
 

@@ -17,8 +17,9 @@ from segwright import parts
 from segwright.data.folder import Dataset, Pair
 from segwright.files import write_whole
 from segwright.inference.augment import PRESETS, add_views
-from segwright.inference.segmenter import Segmenter
-from segwright.inference.tiles import Predictor, predict_image
+from segwright.inference.crf import DenseCRF
+from segwright.inference.engine import Engine
+from segwright.inference.predictor import Predictor, predict_image
 from segwright.metrics.confusion import dice, intersection_over_union, mean_dice, mean_iou, pixel_accuracy
 from segwright.types import Classes
 from segwright.uncertainty import Score, bootstrap_interval
@@ -249,25 +250,25 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - numbers and arrays of any shape
 
 
 def evaluate(
-    segmenter: Segmenter,
+    segmenter: Predictor,
     dataset: Dataset,
     split: str = "val",
     *,
     metrics: Mapping[str, Mapping[str, Any]] | None = None,
     augment: str = "none",
-    precision: str = "auto",
+    crf: DenseCRF | None = None,
     share: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score a segmenter on the images of a split that have masks.
 
     Args:
-        segmenter: A segmenter in evaluation mode.
+        segmenter: From `segwright.load`.
         dataset: A data set that was read with the segmenter's classes and mask encoding.
         split: "train", "val" or "test".
         metrics: Arguments of further metrics by name; the confusion matrix is always counted.
         augment: Views to average, a name of `inference.augment.PRESETS`.
-        precision: As for `predict_image`.
+        crf: Refines the probabilities by the colors of the images.
         share: Rank and number of the processes that share the images; `join` makes one evaluation of theirs.
         progress: Called with the number of images that are done and their total.
 
@@ -275,7 +276,7 @@ def evaluate(
         ValueError: If the split has no images with masks, the classes are not the segmenter's, or `augment` is not
             known.
     """
-    predictor = add_views(segmenter, augment)
+    engine = add_views(segmenter.engine, augment)
     found = dataset.classes.names if dataset.classes else ()
     if found != segmenter.classes.names:
         raise ValueError(
@@ -294,23 +295,28 @@ def evaluate(
     for name, given in (metrics or {}).items():
         arguments[name] = parts.check_arguments("metric", name, dict(given))
     built = {name: make_metric(name, given, len(segmenter.classes)) for name, given in arguments.items()}
-    counts, seconds = _count(predictor, dataset, pairs[rank::size], built, precision, progress)
+    counts, seconds = _count(engine, dataset, pairs[rank::size], built, crf, progress)
     return Evaluation(
         split,
         tuple(pair.name for pair in pairs[rank::size]),
         tuple(Counted(name, given, counts[name]) for name, given in arguments.items()),
         segmenter.classes,
         seconds,
-        "; ".join(word for word in (PRESETS[augment].describe(), segmenter.description.cleanup.describe()) if word),
+        _describe_setting(engine, augment, crf),
     )
 
 
+def _describe_setting(engine: Engine, augment: str, crf: DenseCRF | None) -> str:
+    words = (PRESETS[augment].describe(), crf.describe() if crf else "", engine.description.cleanup.describe())
+    return "; ".join(word for word in words if word)
+
+
 def _count(
-    predictor: Predictor,
+    engine: Engine,
     dataset: Dataset,
     pairs: Sequence[Pair],
     metrics: Mapping[str, Metric],
-    precision: str,
+    crf: DenseCRF | None,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, Shaped[np.ndarray, "N ..."]], float]:
     """Counts of each metric on each image, and the median seconds of a prediction."""
@@ -321,7 +327,7 @@ def _count(
         sample = dataset.read(pair)
         assert sample.mask is not None
         started = time.perf_counter()
-        prediction = predict_image(predictor, sample.image, probabilities=wants_probabilities, precision=precision)
+        prediction = predict_image(engine, sample.image, probabilities=wants_probabilities, crf=crf)
         seconds.append(time.perf_counter() - started)
         for name, metric in metrics.items():
             predicted = prediction.probabilities if metric.takes_probabilities else prediction.mask

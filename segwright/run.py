@@ -26,6 +26,7 @@ from segwright.building import (
 )
 from segwright.data.inspection import Inspection, inspect
 from segwright.evaluation import Evaluation, evaluate, join
+from segwright.inference.predictor import Predictor
 from segwright.inference.segmenter import Segmenter
 from segwright.layers.batch_norm import synchronize_batch_norm
 from segwright.layers.hardware import choose_device, uses_bf16
@@ -33,6 +34,7 @@ from segwright.layers.processes import gather_objects
 from segwright.planning.plan import Plan, complete
 from segwright.recipe import Recipe, load_recipe
 from segwright.run_folder import RECIPE, SEGMENTER, evaluation_file, write_start
+from segwright.runtimes.torch import TorchEngine
 from segwright.training.launch import Group, find_group, launch, make_fabric, of_first
 from segwright.training.logs import RunLog
 from segwright.training.loop import fit
@@ -231,7 +233,8 @@ class _Keeper:
     def _evaluate(self, network: Segmenter) -> Evaluation:
         fabric = self._training.fabric
         share = fabric.global_rank, fabric.world_size
-        own = evaluate(network, self._dataset, "val", precision=self._precision, share=share)
+        predictor = Predictor(TorchEngine(network, precision=self._precision))
+        own = evaluate(predictor, self._dataset, "val", share=share)
         return own if fabric.world_size == 1 else join(gather_objects(own))
 
     def _save(self, network: Segmenter) -> None:

@@ -3,18 +3,20 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
-from samples import TINY, write_pair
+from hypothesis import settings
+from samples import make_tiny_segmenter, write_pair
 
-from segwright.data.encoding import MaskEncoding
-from segwright.inference.description import Description
-from segwright.inference.segmenter import Segmenter, build_network
-from segwright.types import Classes
+from segwright.inference.segmenter import Segmenter
 
 # Tests run side by side; more threads than cores would wait for each other many times longer than they compute.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# A machine that is busy with other tests is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture
@@ -29,16 +31,10 @@ def rectangles(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_segmenter() -> Segmenter:
     """An untrained segmenter of two classes for 8-bit color images."""
-    torch.manual_seed(0)
-    arguments = {key: value for key, value in TINY.items() if key != "name"}
-    description = Description(
-        network="ddrnet",
-        arguments=arguments,
-        classes=Classes(("background", "thing"), ((0, 0, 0), (255, 0, 0))),
-        encoding=MaskEncoding("index", (0, 1)),
-        in_channels=3,
-        dtype="uint8",
-        mean=(100.0, 100.0, 100.0),
-        std=(50.0, 50.0, 50.0),
-    )
-    return Segmenter(build_network(description), description).eval()
+    return make_tiny_segmenter()
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shape checks: torch.export follows networks with sizes that are symbols, which are no integers."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -4,6 +4,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+
+from segwright.data.encoding import MaskEncoding
+from segwright.inference.description import Description
+from segwright.inference.predictor import Predictor
+from segwright.inference.segmenter import Segmenter, build_network
+from segwright.runtimes.torch import TorchEngine
+from segwright.types import Classes
 
 TINY = {"name": "ddrnet", "width": 4, "head_channels": 8, "pyramid_channels": 8}
 
@@ -19,3 +27,25 @@ def write_pair(root: Path, split: str, name: str, seed: int, size: tuple[int, in
         folder = root / kind / split
         folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / f"{name}.png"), pixels)
+
+
+def make_tiny_segmenter() -> Segmenter:
+    """An untrained segmenter of two classes for 8-bit color images."""
+    torch.manual_seed(0)
+    arguments = {key: value for key, value in TINY.items() if key != "name"}
+    description = Description(
+        network="ddrnet",
+        arguments=arguments,
+        classes=Classes(("background", "thing"), ((0, 0, 0), (255, 0, 0))),
+        encoding=MaskEncoding("index", (0, 1)),
+        in_channels=3,
+        dtype="uint8",
+        mean=(100.0, 100.0, 100.0),
+        std=(50.0, 50.0, 50.0),
+    )
+    return Segmenter(build_network(description), description).eval()
+
+
+def ready(segmenter: Segmenter, precision: str = "auto") -> Predictor:
+    """A segmenter on PyTorch."""
+    return Predictor(TorchEngine(segmenter, precision=precision))

@@ -55,7 +55,13 @@ def test_the_whole_walk(rectangles: Path, tmp_path: Path) -> None:
     assert predicted.returncode == 0, predicted.stderr
     masks = sorted((tmp_path / "out").glob("*.png"))
     assert len(masks) == 3
+    assert "Runtime    OpenVINO" in predicted.stdout
     assert cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED).shape == (64, 64)
+    exported = segwright("export", run, "--to", "openvino", "--images", 2)
+    assert exported.returncode == 0, exported.stderr
+    assert "Equal pixels" in exported.stdout
+    used = segwright("evaluate", run / "openvino-fp32", rectangles)
+    assert "Computed by OpenVINO, fp32" in used.stdout, used.stderr
     (run / "report.html").unlink()
     assert segwright("report", run).returncode == 0
     assert (run / "report.html").is_file()
@@ -141,7 +147,8 @@ def test_one_bad_image_does_not_stop_a_folder(tmp_path: Path, tiny_segmenter: Se
     for number in range(3):
         write_pair(tmp_path, "new", f"{number}", number)
     (tmp_path / "images" / "new" / "1.png").write_bytes(b"")
-    done = segwright("predict", tmp_path / "segmenter", tmp_path / "images" / "new", "--out", tmp_path / "out")
+    source = tmp_path / "images" / "new"
+    done = segwright("predict", tmp_path / "segmenter", source, "--out", tmp_path / "out", "--runtime", "torch")
     assert_one_sentence(done, 1, "1.png")
     assert "2 mask files" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.png", "2.png", "classes.json"}
@@ -158,10 +165,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path: Path, tin
     out = tmp_path / "out"
     source = tmp_path / "images" / "new"
     done = segwright(
-        "predict", tmp_path / "segmenter", source, "--output", "probabilities", "--out", out, preexec_fn=limit
+        *("predict", tmp_path / "segmenter", source, "--output", "probabilities", "--out", out),
+        *("--runtime", "torch"),
+        preexec_fn=limit,
     )
     assert_one_sentence(done, 1, "a.npz")
     assert {path.name for path in out.iterdir()} == {"classes.json"}
+
+
+def test_an_export_that_cannot_be_is_one_sentence(tmp_path: Path, tiny_segmenter: Segmenter) -> None:
+    tiny_segmenter.save(tmp_path / "segmenter")
+    done = segwright("export", tmp_path / "segmenter", "--to", "onnx", "--precision", "bf16")
+    assert_one_sentence(done, 2, "--to onnx has fp32, int8")
+    assert_one_sentence(segwright("export", tmp_path / "segmenter"), 2, "--data")
+    assert_one_sentence(segwright("bench", tmp_path / "segmenter"), 2, "--data")
 
 
 @pytest.mark.slow

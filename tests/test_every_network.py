@@ -8,9 +8,11 @@ import pytest
 from networks.small import SMALL
 
 from segwright import parts
+from segwright.inference.predictor import predict_image
 from segwright.inference.segmenter import Segmenter
 from segwright.recipe import load_recipe
 from segwright.run import train
+from segwright.runtimes.torch import TorchEngine
 
 
 @pytest.mark.slow
@@ -22,6 +24,6 @@ def test_a_network_trains_saves_and_predicts(name: str, rectangles: Path, tmp_pa
     recipe = load_recipe(None, ["train.steps=2", "train.batch_size=2", "train.validations=1"], data=str(rectangles))
     run = train(recipe.with_values({"network": network}), tmp_path / "run")
     segmenter = Segmenter.load(run.folder)
-    mask = segmenter.predict(np.zeros((67, 45, 3), np.uint8)).mask
+    mask = predict_image(TorchEngine(segmenter), np.zeros((67, 45, 3), np.uint8)).mask
     assert mask.shape == (67, 45)
     assert mask.max() < len(segmenter.classes)

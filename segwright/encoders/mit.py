@@ -88,13 +88,16 @@ class EfficientSelfAttention(nn.Module):
         """Reduce the sequence, attend, mix the heads."""
         asked = x if self.reduction is None else self.reduction(x.permute(0, 3, 1, 2))  # B H/R W/R C
         key, value = self.key_value(asked).chunk(2, dim=-1)
-        query, key, value = (self._split(part) for part in (self.query(x), key, value))
+        query, key = self._split(self.query(x)), self._split(key)
+        # The same split by another way: OpenVINO 2026.4 computes nonsense from values that are split as the keys are,
+        # once it has seen an image with a single key.
+        value = value.flatten(1, 2).mT.unflatten(1, (self.heads, -1)).mT  # B heads H/R·W/R C/heads
         attended = F.scaled_dot_product_attention(query, key, value)  # B heads H·W C/heads
         result: Tensor = self.project(attended.transpose(1, 2).reshape(x.shape))  # B H W C
         return result
 
     def _split(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B heads L c"]:
-        size = (len(x), -1, self.heads, x.shape[-1] // self.heads)
+        size = (x.shape[0], -1, self.heads, x.shape[-1] // self.heads)
         return x.reshape(size).transpose(1, 2)  # B heads H·W C/heads
 
 

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import torch
-from jaxtyping import Float, Float32, Shaped
-from torch import Tensor
+import cv2
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
 
-from segwright.inference.tiles import Predictor
-from segwright.layers.resize import resize, resize_logits
+from segwright.inference.engine import Engine, Scores
+from segwright.inference.tiles import best_class, softmax
 
 Flips = Literal["none", "horizontal", "both"]
 
@@ -62,18 +62,19 @@ Source of "full": Chen et al., Rethinking Atrous Convolution (DeepLabv3), 2017 (
 
 
 class Augmented:
-    """A predictor that looks at several views of each image: p = 1/V Σ_v v⁻¹(softmax(f(v(x)))).
+    """An engine that looks at several views of each image: p = 1/V Σ_v v⁻¹(softmax(f(v(x)))).
 
-    What comes out is log p, whose softmax and argmax are those of p, so that this stands wherever a segmenter does,
-    in tiles too. Each view is brought back to the image's size and pose before it is added, and only one is in memory
-    beside the sum. A single view gives the predictor's own logits.
+    What comes out is log p, whose softmax and argmax are those of p, so that this stands wherever an engine does, in
+    tiles too. Each view is brought back to the image's size and pose before it is added, and only one is in memory
+    beside the sum. A single view gives the engine's own logits.
 
     Flips are wrong where classes tell left from right, such as the left and the right kidney.
 
     Args:
-        predictor: What predicts each view, such as a segmenter in evaluation mode.
-        scales: Sizes of the views, as multiples of the image's size, above 0. Sides are rounded to multiples of the
-            predictor's stride, one stride at least; the image is resized bilinearly and keeps its type.
+        engine: What predicts each view.
+        scales: Sizes of the views, as multiples of the image's size, above 0. Sides of views of another size are
+            rounded to multiples of the engine's stride, one stride at least; the image is resized bilinearly and keeps
+            its type.
         flips: See `Views`.
         turns: See `Views`.
 
@@ -82,65 +83,84 @@ class Augmented:
     """
 
     def __init__(
-        self, predictor: Predictor, scales: Sequence[float] = (1.0,), flips: Flips = "none", turns: bool = False
+        self, engine: Engine, scales: Sequence[float] = (1.0,), flips: Flips = "none", turns: bool = False
     ) -> None:
         if not scales or not all(0 < scale < math.inf for scale in scales):
             raise ValueError(f"scales are {tuple(scales)}, but one or more above 0 are needed; try (0.75, 1.0, 1.25)")
-        self.description = predictor.description
-        self._predictor = predictor
+        self.description = engine.description
+        self.runtime = engine.runtime
+        self.stride = engine.stride
+        self.batch_size = engine.batch_size
+        # A view of another size looks further or less far, and is not exact anywhere.
+        self.margin = engine.margin if tuple(scales) == (1.0,) else 0
+        self._engine = engine
         self._views = [(scale, *pose) for scale in scales for pose in Views(scales, flips, turns).poses]
 
-    @property
-    def stride(self) -> int:
-        """Sides of an image are multiples of this."""
-        return self._predictor.stride
-
-    @property
-    def device(self) -> torch.device:
-        """Where the predictor computes."""
-        return self._predictor.device
-
-    def __call__(self, image: Shaped[Tensor, "B C H W"], /) -> Float32[Tensor, "B K H W"]:
-        """Logarithms of the mean probabilities of raw images whose sides are multiples of `stride`."""
+    def __call__(self, images: Shaped[np.ndarray, "B H W C"], /, *, with_logits: bool) -> Scores:
+        """Classes, and logarithms of the mean probabilities, of raw images."""
         first, *others = self._views
         if not others:
-            return self._logits(image, *first)
-        total = self._logits(image, *first).softmax(1)
+            logits = self._logits(images, *first)
+            return Scores(_best_classes(logits), logits if with_logits else None)
+        total = _softmax(self._logits(images, *first))
         for view in others:
-            total += self._logits(image, *view).softmax(1)
+            total += _softmax(self._logits(images, *view))
+        mask = _best_classes(total)
+        if not with_logits:
+            return Scores(mask)
         # The smallest number above 0 keeps the logarithm finite where no view sees anything of a class.
-        return total.div_(len(self._views)).clamp_min_(torch.finfo(total.dtype).tiny).log_()
+        total /= len(self._views)
+        return Scores(mask, np.log(np.maximum(total, np.finfo(np.float32).tiny, out=total), out=total))
 
     def _logits(
-        self, image: Shaped[Tensor, "B C H W"], scale: float, is_mirrored: bool, quarters: int
-    ) -> Float32[Tensor, "B K H W"]:
-        """What the predictor says about one view, at the size and in the pose of the image."""
-        view = _scale(image, scale, self.stride)  # B C h w
-        view = view.flip(-1) if is_mirrored else view
-        # Without a turn rot90 would copy the image, and into another layout.
-        view = view.rot90(quarters, (-2, -1)) if quarters else view  # B C w h after 90 or 270 degrees
-        logits = self._predictor(view)
-        logits = logits.rot90(-quarters, (-2, -1)) if quarters else logits  # B K h w
-        logits = logits.flip(-1) if is_mirrored else logits
-        size = image.shape[-2:]
-        return logits.float() if logits.shape[-2:] == size else resize_logits(logits, size)  # B K H W
+        self, images: Shaped[np.ndarray, "B H W C"], scale: float, is_mirrored: bool, quarters: int
+    ) -> Float32[np.ndarray, "B K H W"]:
+        """What the engine says about one view, at the size and in the pose of the images."""
+        size = images.shape[1:3]
+        view = _scale(images, scale, self.stride)  # B h w C
+        view = view[:, :, ::-1] if is_mirrored else view
+        view = np.rot90(view, quarters, (1, 2))  # B w h C after 90 or 270 degrees
+        logits = self._engine(np.ascontiguousarray(view), with_logits=True).logits
+        assert logits is not None
+        logits = np.rot90(logits, -quarters, (2, 3))  # B K h w
+        logits = logits[..., ::-1] if is_mirrored else logits
+        return logits if logits.shape[2:] == size else _enlarge(logits, size)  # B K H W
 
 
-def _scale(image: Shaped[Tensor, "B C H W"], scale: float, stride: int) -> Shaped[Tensor, "B C h w"]:
-    size = [max(round(length * scale / stride), 1) * stride for length in image.shape[-2:]]
-    if size == list(image.shape[-2:]):
-        return image
-    resized: Float[Tensor, "B C h w"] = resize(image.float(), size)
-    # A segmenter may have been exported for the type of its training images.
-    return resized if image.is_floating_point() else resized.round().to(image.dtype)
+def _scale(images: Shaped[np.ndarray, "B H W C"], scale: float, stride: int) -> Shaped[np.ndarray, "B h w C"]:
+    height, width = images.shape[1:3]
+    if scale == 1:
+        return images
+    size = [max(round(length * scale / stride), 1) * stride for length in (height, width)]
+    resized = np.stack([_resize(image.astype(np.float32), size) for image in images])
+    # An engine takes only the type of its training images.
+    return resized.round().astype(images.dtype) if images.dtype.kind in "ui" else resized
 
 
-def add_views(predictor: Predictor, augment: str) -> Predictor:
-    """The predictor with the views of a preset; "none" gives back the predictor as it is.
+def _enlarge(logits: Float32[np.ndarray, "B K h w"], size: Sequence[int]) -> Float32[np.ndarray, "B K H W"]:
+    return np.stack([[_resize(np.ascontiguousarray(one), size) for one in classes] for classes in logits])
+
+
+def _resize(pixels: Float32[np.ndarray, "h w *C"], size: Sequence[int]) -> Float32[np.ndarray, "H W *C"]:
+    """Bilinear, pixels being areas, as `layers.resize`."""
+    resized = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized.reshape(*size, *pixels.shape[2:]), np.float32)  # OpenCV drops an axis of one channel
+
+
+def _softmax(logits: Float32[np.ndarray, "B K H W"]) -> Float32[np.ndarray, "B K H W"]:
+    return np.stack([softmax(one) for one in logits])
+
+
+def _best_classes(logits: Float32[np.ndarray, "B K H W"]) -> UInt8[np.ndarray, "B H W"]:
+    return np.stack([best_class(one) for one in logits])
+
+
+def add_views(engine: Engine, augment: str) -> Engine:
+    """The engine with the views of a preset; "none" gives back the engine as it is.
 
     Raises:
         ValueError: If no preset has this name.
     """
     if augment not in PRESETS:
         raise ValueError(f"augment is {augment!r}, but known are {', '.join(PRESETS)}; try flip")
-    return predictor if augment == "none" else Augmented(predictor, *PRESETS[augment])
+    return engine if augment == "none" else Augmented(engine, *PRESETS[augment])

@@ -1,5 +1,6 @@
 """All of a segmenter but its weights."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from segwright.data.encoding import MaskEncoding
 from segwright.inference.cleanup import CleanUp
 from segwright.types import Classes
 
-DESCRIPTION = "segmenter.json"
+DESCRIPTION, WEIGHTS = "segmenter.json", "model.safetensors"
+"""Files of a segmenter's folder."""
 FORMAT = 1
 
 
@@ -89,3 +91,31 @@ class Description:
             return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{DESCRIPTION} is incomplete ({error}); train or export the segmenter again") from None
+
+
+def find_segmenter(folder: Path) -> Path:
+    """The folder of a segmenter that a folder is, or that a run's folder holds.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    inside = folder / "segmenter"
+    found = inside if (inside / DESCRIPTION).is_file() else folder
+    if not (found / DESCRIPTION).is_file():
+        raise ValueError(
+            f"{folder} holds no segmenter ({DESCRIPTION} is missing); give the folder of a finished run, of a "
+            "segmenter, or of an export"
+        )
+    return found
+
+
+def read_description(folder: Path) -> Description:
+    """The description in a segmenter's folder.
+
+    Raises:
+        ValueError: If it is damaged, incomplete, or of another version.
+    """
+    try:
+        return Description.from_dict(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder} is damaged ({error}); copy or train the segmenter again") from None

@@ -13,15 +13,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segwright import parts
-from segwright.data.images import read_image
 from segwright.files import write_whole
-from segwright.inference.description import DESCRIPTION, Description
+from segwright.inference.description import DESCRIPTION, WEIGHTS, Description, find_segmenter, read_description
 from segwright.inference.ensemble import ENSEMBLE, Ensemble
-from segwright.inference.tiles import Prediction, predict_image
 from segwright.layers.normalization import Normalization
-from segwright.types import Classes, Image
-
-WEIGHTS = "model.safetensors"
+from segwright.types import Classes
 
 
 class Segmenter(nn.Module):
@@ -58,6 +54,12 @@ class Segmenter(nn.Module):
         """Sides of the network's input must be multiples of this; `predict` pads."""
         return int(getattr(self.network, "stride", 1))
 
+    @property
+    def margin(self) -> int:
+        """Pixels from a border beyond which logits do not depend on what lies outside; 0 if that is not known."""
+        # A pixel looks further on the one side than on the other, by what the pooling grid needs.
+        return -(-int(getattr(self.network, "margin", 0)) // self.stride) * self.stride
+
     def forward(self, image: Shaped[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Logits of raw images whose sides are multiples of `stride`."""
         logits: Tensor = self.network(self.normalization(image))
@@ -82,20 +84,6 @@ class Segmenter(nn.Module):
             return found
         return self.forward_all(image), {}
 
-    def predict(self, image: Image | Path | str, *, probabilities: bool = False, precision: str = "auto") -> Prediction:
-        """Segment one image of any size; the segmenter has to be in evaluation mode, as `load` leaves it.
-
-        Args:
-            image: A file, or raw pixels as (H, W, C) or (H, W) in the type of the training images.
-            probabilities: Return the probability of each class too.
-            precision: "bf16", "fp32", or "auto": bf16 where the processor has it in hardware.
-
-        Raises:
-            ValueError: If the file cannot be read, or the image does not fit the segmenter.
-        """
-        pixels = read_image(Path(image)) if isinstance(image, str | Path) else image
-        return predict_image(self, pixels, probabilities=probabilities, precision=precision)
-
     def save(self, folder: Path) -> None:
         """Write the folder; each file is replaced whole."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,17 +101,11 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: If the folder holds no segmenter, or its weights do not fit its description.
         """
-        inside = folder / "segmenter"
-        folder = inside if (inside / DESCRIPTION).is_file() else folder
-        if not (folder / DESCRIPTION).is_file():
-            raise ValueError(
-                f"{folder} holds no segmenter ({DESCRIPTION} is missing); give the folder of a finished run, or of a "
-                "segmenter"
-            )
+        folder = find_segmenter(folder)
+        description = read_description(folder)
         try:
-            description = Description.from_dict(json.loads((folder / DESCRIPTION).read_text()))
             tensors = safetensors.torch.load_file(folder / WEIGHTS)
-        except (json.JSONDecodeError, SafetensorError, FileNotFoundError) as error:
+        except (SafetensorError, FileNotFoundError) as error:
             raise ValueError(f"{folder} is damaged ({error}); copy or train the segmenter again") from None
         segmenter = cls(build_network(description), description)
         try:

@@ -1,172 +1,244 @@
-"""From an image of any size to a mask: padding, blended tiles, memory bounded by one row of tiles."""
+"""From an image of any size to a mask: tiles that overlap and are blended, in memory that one row of tiles needs.
 
+An image has any number of spatial axes. Tiles are walked in reading order. What a tile shares with a later one waits
+for it; all else is decided at once, so that no array holds the logits of a whole image unless they are asked for.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
-from torch import Tensor
 
-from segwright.inference.description import Description
-from segwright.layers.hardware import uses_bf16
+from segwright.inference.engine import Engine
+from segwright.inference.grid import AxisTiles, cut_axis
+from segwright.inference.seams import Seams
 from segwright.types import Image
 
+T = TypeVar("T")
 
-class Predictor(Protocol):
-    """What this module needs of a segmenter."""
 
-    description: Description
-
-    @property
-    def stride(self) -> int:
-        """Sides of an input are multiples of this."""
+class Source(Protocol):
+    """An image that is read region by region: an array, or a file that is open."""
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the spatial axes, then channels."""
 
-    def __call__(self, image: Tensor, /) -> Tensor:
-        """Logits of raw images."""
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __getitem__(self, region: tuple[slice, ...], /) -> Image:
+        """The pixels of a region of the spatial axes, with all channels."""
+
+
+class Band(NamedTuple):
+    """Complete rows of a mask.
+
+    Attributes:
+        start: The first row.
+        mask: Their classes.
+        logits: Their blended logits, if they were asked for.
+    """
+
+    start: int
+    mask: UInt8[np.ndarray, "h *S"]
+    logits: Float32[np.ndarray, "K h *S"] | None
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a segmenter says about one image.
+class Tile:
+    """One tile of a grid.
 
     Attributes:
-        mask: Class of each pixel, cleaned up as the segmenter's description says.
-        probabilities: Probability of each class before any clean-up, if they were asked for.
+        index: Its place along each axis.
+        axes: The tiles of each axis.
     """
 
-    mask: UInt8[np.ndarray, "H W"]
-    probabilities: Float32[np.ndarray, "K H W"] | None = None
+    index: tuple[int, ...]
+    axes: tuple[AxisTiles, ...]
+
+    @property
+    def region(self) -> tuple[slice, ...]:
+        """What it reads of the image."""
+        return tuple(slice(a.starts[i], a.ends[i]) for a, i in zip(self.axes, self.index, strict=True))
+
+    @property
+    def kept(self) -> tuple[slice, ...]:
+        """What is used of it, counted from where it starts to read."""
+        pairs = zip(self.axes, self.index, strict=True)
+        return tuple(slice(a.kept[i][0] - a.starts[i], a.kept[i][1] - a.starts[i]) for a, i in pairs)
+
+    @property
+    def own(self) -> tuple[slice, ...]:
+        """The pixels of the image that are complete with it."""
+        return tuple(slice(*a.own(i)) for a, i in zip(self.axes, self.index, strict=True))
+
+    @property
+    def shares(self) -> bool:
+        """Whether another tile adds to it."""
+        pairs = list(zip(self.axes, self.index, strict=True))
+        return any(a.shared(i) or (i and a.shared(i - 1)) for a, i in pairs)
 
 
-def predict_image(
-    segmenter: Predictor, image: Image, *, probabilities: bool = False, precision: str = "auto"
-) -> Prediction:
-    """Segment an image of any size.
+def cut_grid(engine: Engine, size: Sequence[int]) -> tuple[AxisTiles, ...]:
+    """The tiles of an image of a size, as the engine's segmenter wants them."""
+    tiling = engine.description.tiling
+    return tuple(
+        cut_axis(length, tiling.tile, tiling.overlap, stride=engine.stride, margin=engine.margin) for length in size
+    )
 
-    Images up to `tiling.whole_pixels` go through the network at once, padded by mirroring to its stride. Larger ones
-    are cut into overlapping tiles whose probabilities are blended with Gaussian weights; only one row of tiles is in
-    memory at a time, unless the probabilities are asked for.
+
+def predict_bands(
+    engine: Engine,
+    image: Source,
+    *,
+    with_logits: bool = False,
+    rows_done: int = 0,
+    folder: Path | None = None,
+) -> Iterator[Band]:
+    """Segment an image tile by tile, from top to bottom.
+
+    The next tiles are read and computed in threads while a tile is blended. What waits for a later row of tiles is
+    as wide as the image; beyond 256 MB it goes to a file, so that memory grows neither with the image nor with the
+    number of classes.
 
     Args:
-        segmenter: A segmenter in evaluation mode.
-        image: Raw pixels as (H, W, C) or, for one channel, (H, W), in the type that the segmenter was trained on.
-        probabilities: Return the probabilities too.
-        precision: "bf16", "fp32", or "auto": bf16 where the processor has it in hardware.
+        engine: What computes a tile.
+        image: The image, of the channels and type of the training images.
+        with_logits: Give the blended logits too.
+        rows_done: Rows that an earlier call has given; bands go on from there.
+        folder: Folder of the file for what waits; the system's folder for temporary files if none is given.
 
-    Raises:
-        ValueError: If channels or type differ from the training images.
+    Yields:
+        Bands of complete rows, one a row of tiles.
     """
-    image = _checked(segmenter, image)
-    height, width = image.shape[:2]
-    padded = _pad(image, segmenter.stride)
-    device = segmenter.device
-    is_bf16 = uses_bf16(precision, device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
-        if padded.shape[0] * padded.shape[1] <= segmenter.description.tiling.whole_pixels:
-            mask, scores = _whole(segmenter, padded, probabilities)
-        else:
-            mask, scores = _tiled(segmenter, padded, probabilities)
-    cut = None if scores is None else np.ascontiguousarray(scores[:, :height, :width])
-    return Prediction(segmenter.description.cleanup.apply(np.ascontiguousarray(mask[:height, :width])), cut)
+    axes = cut_grid(engine, image.shape[:-1])
+    # The row of tiles before the first one that is wanted has what that one blends with.
+    first = max(sum(axes[0].own(row)[1] <= rows_done for row in range(len(axes[0]))) - 1, 0)
+    sides = [max(end - start for start, end in zip(a.starts, a.ends, strict=True)) for a in axes]
+    tiles = [Tile(index, axes) for index in itertools.product(*(range(len(a)) for a in axes)) if index[0] >= first]
+    needs_logits = with_logits or any(len(a) > 1 for a in axes)
+    needs_logits = with_logits or (needs_logits and engine.margin == 0)
+    num_classes = len(engine.description.classes)
+    with Seams(4 * num_classes * math.prod(sides), folder) as seams:
+        computed = _ahead(_compute(engine, _ahead(_read(image, tiles, engine.batch_size)), needs_logits))
+        for row, parts in itertools.groupby(computed, key=lambda part: part[0].index[0]):
+            start, stop = axes[0].own(row)
+            size = (stop - start, *image.shape[1:-1])
+            mask = np.empty(size, np.uint8)
+            logits = np.empty((num_classes, *size), np.float32) if with_logits else None
+            for tile, tile_mask, tile_logits in parts:
+                place = (slice(None), *tile.own[1:])
+                done_mask, done_logits = _blend(tile, tile_mask, tile_logits, seams)
+                mask[place] = done_mask
+                if logits is not None:
+                    logits[(slice(None), *place)] = done_logits
+            if stop > rows_done:
+                done = max(rows_done - start, 0)
+                yield Band(start + done, mask[done:], None if logits is None else logits[:, done:])
+        assert not len(seams)
 
 
-def _checked(segmenter: Predictor, image: Image) -> Image:
-    image = image[..., None] if image.ndim == 2 else image
-    wanted = segmenter.description
-    if image.ndim != 3 or image.size == 0:
-        raise ValueError(f"image has the shape {image.shape}, but (height, width, channels) without 0 is needed")
-    if image.shape[2] != wanted.in_channels:
-        raise ValueError(
-            f"image has {image.shape[2]} channels, but this segmenter was trained on {wanted.in_channels}; convert the "
-            "image, or train on images like it"
-        )
-    if str(image.dtype) != wanted.dtype:
-        raise ValueError(
-            f"image holds {image.dtype} values, but this segmenter was trained on {wanted.dtype}; convert the image to "
-            f"{wanted.dtype} with the range of the training images"
-        )
-    return image
+def _read(image: Source, tiles: Iterable[Tile], batch_size: int) -> Iterator[tuple[list[Tile], np.ndarray]]:
+    """Batches of neighboring tiles of one size, and their pixels."""
+    waiting: list[tuple[Tile, np.ndarray]] = []
+    for tile in tiles:
+        pixels = np.asarray(image[tile.region])
+        if waiting and (len(waiting) == batch_size or waiting[0][1].shape != pixels.shape):
+            yield [one for one, _ in waiting], np.stack([found for _, found in waiting])
+            waiting = []
+        waiting.append((tile, pixels))
+    if waiting:
+        yield [one for one, _ in waiting], np.stack([found for _, found in waiting])
 
 
-def _pad(image: Image, multiple: int) -> Image:
-    after = [-length % multiple for length in image.shape[:2]]
-    if not any(after):
-        return image
-    return np.pad(image, ((0, after[0]), (0, after[1]), (0, 0)), mode="symmetric")
+def _compute(
+    engine: Engine, batches: Iterable[tuple[list[Tile], np.ndarray]], with_logits: bool
+) -> Iterator[tuple[Tile, np.ndarray, np.ndarray | None]]:
+    for tiles, images in batches:
+        scores = engine(images, with_logits=with_logits)
+        logits = [None] * len(tiles) if scores.logits is None else scores.logits
+        yield from zip(tiles, scores.mask, logits, strict=True)
 
 
-def _logits(segmenter: Predictor, image: Image) -> Float32[Tensor, "K H W"]:
-    if image.dtype == np.uint16:
-        image = image.astype(np.float32)
-    batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # 1 C H W, channels-last in memory
-    logits: Tensor = segmenter(batch.to(segmenter.device))[0].float()
-    return logits
+def _ahead(items: Iterable[T]) -> Iterator[T]:
+    """The items, the next one of which is made in a thread while one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, iterator, end)
+            yield item  # type: ignore[misc]
 
 
-def _whole(
-    segmenter: Predictor, image: Image, with_probabilities: bool
-) -> tuple[UInt8[np.ndarray, "H W"], Float32[np.ndarray, "K H W"] | None]:
-    logits = _logits(segmenter, image)
-    mask = _argmax(logits)
-    return mask, logits.softmax(0).cpu().numpy() if with_probabilities else None
+def _blend(
+    tile: Tile, mask: UInt8[np.ndarray, "*S"], logits: Float32[np.ndarray, "K *S"] | None, seams: Seams
+) -> tuple[UInt8[np.ndarray, "*s"], Float32[np.ndarray, "K *s"] | None]:
+    """Classes and logits of the pixels that are complete with a tile; what is shared with later tiles waits.
+
+    Weights are a product over the axes, and so is their sum: an axis can be dealt with after the other. From the last
+    axis to the first, the tile takes its share, adds what the neighbor before it left, and leaves what it shares with
+    the next one, which then belongs to that one for the axes that follow.
+    """
+    mask = mask[tile.kept]
+    if logits is None:
+        return mask, None
+    logits = logits[(slice(None), *tile.kept)]
+    if not tile.shares:
+        return mask, logits
+    logits = logits if logits.flags.writeable else logits.copy()
+    decided = []
+    for axis in reversed(range(len(tile.axes))):
+        tiles, place, later = tile.axes[axis], tile.index[axis], tile.index[axis + 1 :]
+        if place > 0 and (shared := tiles.shared(place - 1)):
+            head = _along(axis, 0, shared)
+            logits[head] *= _broadcast(tiles.ramps[place - 1][1], logits.ndim - axis - 2)
+            # Of a row of tiles that is computed for the sake of the next one only, the row before is not there.
+            if (axis, later) in seams:
+                logits[head] += seams.take((axis, later))
+            decided.append(head)
+        if shared := tiles.shared(place):
+            length = logits.shape[axis + 1]
+            tail = _along(axis, length - shared, length)
+            logits[tail] *= _broadcast(tiles.ramps[place][0], logits.ndim - axis - 2)
+            seams.put((axis, later), logits[tail])
+            own = _along(axis, 0, length - shared)
+            logits, mask = logits[own], mask[own[1:]]
+    mask = mask if mask.flags.writeable else mask.copy()
+    for head in decided:
+        mask[head[1:]] = best_class(logits[head])
+    return mask, logits
 
 
-def _argmax(scores: Float32[Tensor, "K H W"]) -> UInt8[np.ndarray, "H W"]:
-    mask: UInt8[np.ndarray, "H W"] = scores.argmax(0).to(torch.uint8).cpu().numpy()
+def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
+    """The part of an array of classes first that lies between two places of a spatial axis."""
+    return (*(slice(None),) * (axis + 1), slice(start, stop))
+
+
+def _broadcast(weight: Float32[np.ndarray, "N"], axes_after: int) -> Float32[np.ndarray, "..."]:
+    return weight.reshape(-1, *(1,) * axes_after)
+
+
+def best_class(logits: Float32[np.ndarray, "K *S"]) -> UInt8[np.ndarray, "*S"]:
+    """Class with the highest logit, the first of equals, by a running maximum: numpy's argmax is twice as slow here."""
+    best = logits[0].copy()
+    mask = np.zeros(best.shape, np.uint8)
+    for index in range(1, len(logits)):
+        mask[logits[index] > best] = index
+        np.maximum(best, logits[index], out=best)
     return mask
 
 
-def _tiled(
-    segmenter: Predictor, image: Image, with_probabilities: bool
-) -> tuple[UInt8[np.ndarray, "H W"], Float32[np.ndarray, "K H W"] | None]:
-    height, width = image.shape[:2]
-    tiling, stride = segmenter.description.tiling, segmenter.stride
-    tops, tile_height = tile_starts(height, tiling.tile, tiling.overlap, stride)
-    lefts, tile_width = tile_starts(width, tiling.tile, tiling.overlap, stride)
-    weight = torch.outer(_bell(tile_height), _bell(tile_width))  # h w
-    # Sums of the rows that later tiles may still add to; the last channel sums the weights.
-    band = torch.zeros(len(segmenter.description.classes) + 1, tile_height, width)
-    mask = np.empty((height, width), np.uint8)
-    scores = np.empty((len(segmenter.description.classes), height, width), np.float32) if with_probabilities else None
-    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
-        for left in lefts:
-            tile = image[top : top + tile_height, left : left + tile_width]
-            part = band[:, :, left : left + tile_width]
-            part[:-1] += _logits(segmenter, tile).softmax(0).cpu() * weight
-            part[-1] += weight
-        done = next_top - top
-        mask[top:next_top] = _argmax(band[:-1, :done])
-        if scores is not None:
-            scores[:, top:next_top] = (band[:-1, :done] / band[-1, :done]).numpy()
-        band = torch.cat([band[:, done:], torch.zeros(band.shape[0], done, width)], dim=1)
-    return mask, scores
-
-
-def tile_starts(length: int, tile: int, overlap: int, stride: int) -> tuple[list[int], int]:
-    """Where tiles of one axis start, evenly spread, and how long they are.
-
-    Starts and lengths are multiples of `stride`, so that the pooling grid of a network lies the same in every tile.
-
-    Args:
-        length: Pixels of the axis, a multiple of `stride`.
-        tile: Wanted length of a tile.
-        overlap: Pixels that neighbors share at least.
-        stride: Stride of the network.
-    """
-    tile = min(max(tile // stride, 1) * stride, length)
-    step = max((tile - overlap) // stride, 1)
-    cells, tile_cells = length // stride, tile // stride
-    count = 1 + -(-(cells - tile_cells) // step)
-    starts = [round(index * (cells - tile_cells) / max(count - 1, 1)) * stride for index in range(count)]
-    return starts, tile
-
-
-def _bell(length: int) -> Float32[Tensor, "N"]:
-    # Sigma an eighth of the tile, as nnU-Net; the floor keeps the weights of corner pixels away from 0.
-    position = torch.arange(length) - (length - 1) / 2
-    return torch.exp(-0.5 * (position / (length / 8)) ** 2).clamp_min(1e-3)
+def softmax(logits: Float32[np.ndarray, "K *S"]) -> Float32[np.ndarray, "K *S"]:
+    """Probabilities of the classes."""
+    powers = logits - logits.max(axis=0)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=0)
+    return np.asarray(powers)

@@ -55,7 +55,7 @@ class CBAM(nn.Module):
         """Gate the channels, then the pixels."""
         # One shared network for both poolings: run them as one batch, so that no module is called twice.
         pooled = torch.cat([x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)])  # 2B C 1 1
-        average, maximum = self.excite(self.activation(self.squeeze(pooled))).chunk(2)
+        average, maximum = self.excite(self.activation(self.squeeze(pooled))).unflatten(0, (2, -1))  # each B C 1 1
         x = x * self.channel_gate(average + maximum)
         summary = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)  # B 2 H W
         weight: Tensor = self.spatial_gate(self.spatial(summary))  # B 1 H W

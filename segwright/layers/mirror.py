@@ -25,6 +25,7 @@ def mirror(x: Float[Tensor, "B C h w"], top: int, bottom: int, left: int, right:
 
 def _mirrored(length: int, before: int, after: int, device: torch.device) -> Tensor:
     """Index of the pixel that each position shows: a triangle wave with a period of twice the length but two."""
-    period = max(2 * length - 2, 1)
-    position = torch.arange(-before, length + after, device=device) % period
+    # As a tensor, because the exporters cannot translate a remainder by a number that is not known yet.
+    period = torch.full((1,), 2 * length - 2, dtype=torch.int64, device=device).clamp(min=1)
+    position = torch.remainder(torch.arange(-before, length + after, device=device), period)
     return torch.minimum(position, period - position)

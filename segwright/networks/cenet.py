@@ -13,13 +13,13 @@ https://arxiv.org/abs/1903.02740, figure 1.
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from segwright.encoders.choice import make_encoder
 from segwright.encoders.timm import Weights
 from segwright.layers.convolution import initialize_classifier, initialize_convolutions
+from segwright.layers.max_pooling import max_pool
 from segwright.layers.resize import check_sides, resize
 from segwright.types import Paper
 
@@ -61,7 +61,7 @@ class RMP(nn.Module):
         size = x.shape[-2:]
         context = []
         for window in WINDOWS:
-            pooled = F.max_pool2d(x, [min(window, side) for side in size])  # B C H/window W/window
+            pooled = max_pool(x, window)  # B C H/window W/window
             context.append(resize(self.pixel(pooled), size))  # B 1 H W
         return torch.cat([*context, x], dim=1)  # B C+4 H W
 

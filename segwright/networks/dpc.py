@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from segwright.encoders.choice import make_encoder
 from segwright.encoders.timm import Weights
 from segwright.layers.convolution import ConvNormReLU, initialize_classifier, initialize_convolutions
+from segwright.layers.grid_pooling import GridPooling
 from segwright.layers.resize import check_sides, resize, resize_logits
 from segwright.layers.separable import SeparableConvolution
 from segwright.types import Paper
@@ -74,12 +75,12 @@ def _check_cell(cell: Sequence[Branch]) -> None:
                 )
 
 
-class GridPooling(nn.Module):
+class PoolingBranch(nn.Module):
     """Average over each cell of a grid, 1 x 1 convolution, and back to the size that came in."""
 
     def __init__(self, in_channels: int, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.pool = GridPooling(*grid)
         self.convolution = ConvNormReLU(in_channels, channels, 1)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
@@ -109,7 +110,7 @@ class DensePredictionCell(nn.Module):
             height, width = map(int, sizes)
             before = in_channels if source == -1 else channels
             if operation == "pool":
-                self.branches.append(GridPooling(before, channels, (height, width)))
+                self.branches.append(PoolingBranch(before, channels, (height, width)))
             elif operation == "1x1":
                 self.branches.append(ConvNormReLU(before, channels, 1))
             else:

@@ -140,8 +140,9 @@ class GuidedAttention(nn.Module):
         """Attend to each scale, and weight the result by what the semantic module rebuilds of the scale."""
         inputs = torch.cat(list(maps))  # 4·B 2·C H W
         codes, reconstructions = self.semantic(inputs)  # 4·B 8·C H/4 W/4 and 4·B 2·C H W
+        rebuilt = reconstructions.unflatten(0, (len(STRIDES), -1))  # 4 B 2·C H W
         attention = []
-        for i, (x, reconstruction) in enumerate(zip(maps, reconstructions.chunk(len(STRIDES)), strict=True)):
+        for i, (x, reconstruction) in enumerate(zip(maps, rebuilt, strict=True)):
             attended = self.position[i](x) + self.channel[i](x)  # B C H W
             attention.append(self.projections[i](attended * self.guides[i](reconstruction)))
         return Attended(attention, inputs, codes, reconstructions)

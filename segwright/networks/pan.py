@@ -29,6 +29,7 @@ from segwright.encoders.dilation import dilate_whole_stages
 from segwright.encoders.timm import Weights
 from segwright.layers.convolution import initialize_classifier, initialize_convolutions
 from segwright.layers.names import rename
+from segwright.layers.max_pooling import max_pool
 from segwright.layers.resize import check_sides
 from segwright.types import Paper
 
@@ -86,7 +87,8 @@ class FPA(nn.Module):
         """Weight the pixels of the map and add its average."""
         maps = [x]
         for down in self.down:
-            maps.append(down(self._pooled(maps[-1])))  # B P H/2 W/2, H/4 W/4, H/8 W/8
+            # A side of one cell is kept, by pooling as by a step.
+            maps.append(down(max_pool(maps[-1], 2) if self.pools else maps[-1]))  # B P H/2 W/2, H/4 W/4, H/8 W/8
         _, half, quarter, eighth = maps
         attention = self.level[2](eighth)  # B P H/8 W/8
         attention = self.level[1](quarter) + _enlarge(attention, quarter.shape[-2:])  # B P H/4 W/4
@@ -95,11 +97,6 @@ class FPA(nn.Module):
         average = self.global_pooling(x.mean(dim=(2, 3), keepdim=True))  # B D 1 1
         result: Tensor = self.main(x) * attention + average  # B D H W
         return result
-
-    def _pooled(self, x: Tensor) -> Tensor:
-        if not self.pools:
-            return x
-        return F.max_pool2d(x, [min(2, side) for side in x.shape[-2:]])  # a side of one cell is kept
 
 
 class GAU(nn.Module):

@@ -26,6 +26,7 @@ from segwright.encoders.choice import make_encoder
 from segwright.encoders.dilation import dilate_whole_stages
 from segwright.encoders.timm import Weights
 from segwright.layers.convolution import ConvNormReLU, initialize_classifier, initialize_convolutions
+from segwright.layers.grid_pooling import GridPooling
 from segwright.layers.names import rename
 from segwright.layers.resize import check_sides
 from segwright.types import Paper
@@ -47,7 +48,7 @@ class PyramidPooling(nn.Module):
     def __init__(self, in_channels: int, bins: Sequence[int], *, normalize_whole: bool = True) -> None:
         super().__init__()
         channels = in_channels // len(bins)
-        self.pools = nn.ModuleList(nn.AdaptiveAvgPool2d(parts) for parts in bins)
+        self.pools = nn.ModuleList(GridPooling(parts, parts) for parts in bins)
         self.reductions = nn.ModuleList(
             ConvNormReLU(in_channels, channels, 1)
             if parts > 1 or normalize_whole

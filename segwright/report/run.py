@@ -10,13 +10,15 @@ import numpy as np
 from segwright.data.folder import Dataset
 from segwright.data.folds import find_fold
 from segwright.evaluation import Evaluation
+from segwright.inference.engine import Engine
+from segwright.inference.predictor import predict_image
 from segwright.inference.segmenter import Segmenter
-from segwright.inference.tiles import predict_image
 from segwright.metrics.confusion import mean_iou, pixel_accuracy
 from segwright.recipe import Recipe, load_recipe
 from segwright.report.content import Example, ImageScore, Report, Scores, Timing
 from segwright.report.html import write_report
 from segwright.run_folder import DATA, ENVIRONMENT, RECIPE, REPORT, SEGMENTER, evaluation_file
+from segwright.runtimes.torch import TorchEngine
 from segwright.training.logs import read_rows
 
 NUM_EXAMPLES = 4
@@ -43,13 +45,14 @@ def write_run_report(folder: Path) -> Path | None:
     order = sorted((image.mean_iou, number) for number, image in enumerate(images) if not math.isnan(image.mean_iou))
     worst = [number for _, number in order[:NUM_EXAMPLES]]
     best = [number for _, number in reversed(order[-NUM_EXAMPLES:]) if number not in worst]
-    segmenter, recipe = Segmenter.load(folder), load_recipe(folder / RECIPE)
+    recipe = load_recipe(folder / RECIPE)
+    engine = TorchEngine(Segmenter.load(folder), precision=recipe.train.precision)
     report = Report(
         title=folder.resolve().name,
         scores=Scores.of(evaluation.confusions, evaluation.classes, evaluation.protocol),
         images=images,
-        worst=_examples(segmenter, evaluation, images, worst, recipe),
-        best=_examples(segmenter, evaluation, images, best, recipe),
+        worst=_examples(engine, evaluation, images, worst, recipe),
+        best=_examples(engine, evaluation, images, best, recipe),
         history=history,
         validation=read_rows(folder / "validation.csv"),
         timing=_timing(evaluation, history),
@@ -63,19 +66,19 @@ def write_run_report(folder: Path) -> Path | None:
 
 
 def _examples(
-    segmenter: Segmenter, evaluation: Evaluation, images: Sequence[ImageScore], numbers: Sequence[int], recipe: Recipe
+    engine: Engine, evaluation: Evaluation, images: Sequence[ImageScore], numbers: Sequence[int], recipe: Recipe
 ) -> list[Example]:
     """Images to look at, predicted once more; their masks are read as in training."""
-    found, precision = find_fold(Path(recipe.data), recipe.train.held_out), recipe.train.precision
+    found, description = find_fold(Path(recipe.data), recipe.train.held_out), engine.description
     pairs = {pair.name: pair for pair in found.splits.get(evaluation.split, ())}
-    dataset = Dataset(found.root, found.layout, segmenter.classes, segmenter.description.encoding, found.splits)
+    dataset = Dataset(found.root, found.layout, description.classes, description.encoding, found.splits)
     examples = []
     for number in numbers:
         if images[number].name not in pairs:
             continue  # removed since the run
         sample = dataset.read(pairs[images[number].name])
         assert sample.mask is not None
-        predicted = predict_image(segmenter, sample.image, precision=precision).mask
+        predicted = predict_image(engine, sample.image).mask
         examples.append(Example(sample.name, sample.image, sample.mask, predicted, images[number].mean_iou))
     return examples
 

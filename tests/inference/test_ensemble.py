@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from segwright.inference.description import Description
+from segwright.inference.predictor import predict_image
 from segwright.inference.segmenter import Segmenter, build_network, make_ensemble
+from segwright.runtimes.torch import TorchEngine
 
 
 @pytest.fixture
@@ -22,8 +24,9 @@ def members(tiny_segmenter: Segmenter) -> list[Segmenter]:
 
 def test_an_ensemble_says_the_mean_of_its_members(members: list[Segmenter]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    expected = np.mean([one.predict(image, probabilities=True, precision="fp32").probabilities for one in members], 0)
-    found = make_ensemble(members, {}).predict(image, probabilities=True, precision="fp32")
+    engines = [TorchEngine(one, precision="fp32") for one in (*members, make_ensemble(members, {}))]
+    *single, found = [predict_image(engine, image, probabilities=True) for engine in engines]
+    expected = np.mean([one.probabilities for one in single], 0)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
     np.testing.assert_array_equal(found.mask, expected.argmax(0))
 
@@ -35,7 +38,8 @@ def test_an_ensemble_is_one_folder_like_any_segmenter(members: list[Segmenter], 
     again = Segmenter.load(tmp_path)
     assert again.description.scores == {"miou": 0.5}
     assert again.classes == members[0].classes
-    np.testing.assert_array_equal(again.predict(image).mask, ensemble.predict(image).mask)
+    masks = [predict_image(TorchEngine(one), image).mask for one in (again, ensemble)]
+    np.testing.assert_array_equal(*masks)
 
 
 def test_an_ensemble_can_be_exported(members: list[Segmenter]) -> None:

@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segwright.inference.foreign import import_network, import_segmenter
+from segwright.inference.predictor import predict_image
 from segwright.inference.segmenter import Segmenter
+from segwright.runtimes.torch import TorchEngine
 
 smp = pytest.importorskip("segmentation_models_pytorch")
 segmentation = pytest.importorskip("torchvision.models.segmentation")
@@ -107,7 +109,7 @@ def test_an_imported_segmenter_predicts_after_saving(weights: Path, tmp_path: Pa
     import_segmenter(weights, "unet", {"encoder": "resnet18"}, class_names=names).save(tmp_path / "out")
     segmenter = Segmenter.load(tmp_path / "out")
     image = torch.randint(0, 255, (40, 50, 4), dtype=torch.uint8).numpy()
-    assert segmenter.predict(image).mask.shape == (40, 50)
+    assert predict_image(TorchEngine(segmenter), image).mask.shape == (40, 50)
     assert segmenter.classes.names == tuple(names)
 
 

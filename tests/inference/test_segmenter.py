@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import segwright
-from segwright.inference.description import DESCRIPTION
-from segwright.inference.segmenter import WEIGHTS, Segmenter
-from segwright.inference.tiles import predict_image
+from segwright.inference.description import DESCRIPTION, WEIGHTS
+from segwright.inference.predictor import predict_image
+from segwright.inference.segmenter import Segmenter
+from segwright.runtimes.torch import TorchEngine
 
 
 def test_a_saved_segmenter_comes_back_the_same(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
@@ -86,12 +87,15 @@ def test_a_newer_format_is_refused(tiny_segmenter: Segmenter, tmp_path: Path) ->
 
 def test_three_lines_from_a_folder_to_a_mask(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
     tiny_segmenter.save(tmp_path)
-    mask = segwright.load(tmp_path).predict(np.zeros((37, 53, 3), np.uint8)).mask
+    mask = segwright.load(tmp_path, runtime="torch").predict(np.zeros((37, 53, 3), np.uint8)).mask
     assert mask.shape == (37, 53)
 
 
 def test_a_prediction_is_the_same_after_loading(tiny_segmenter: Segmenter, tmp_path: Path) -> None:
     tiny_segmenter.save(tmp_path)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8)
-    before = predict_image(tiny_segmenter, image, precision="fp32").mask
-    np.testing.assert_array_equal(predict_image(Segmenter.load(tmp_path), image, precision="fp32").mask, before)
+    before, after = (
+        predict_image(TorchEngine(one, precision="fp32"), image).mask
+        for one in (tiny_segmenter, Segmenter.load(tmp_path))
+    )
+    np.testing.assert_array_equal(after, before)

@@ -1,0 +1,1 @@
+"""Other engines than PyTorch for a trained segmenter."""
