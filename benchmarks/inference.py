@@ -1,0 +1,118 @@
+"""Milliseconds a prediction: what `segwright.load` gives by default against segmentation_models_pytorch as it comes.
+
+For each run (a U-Net or a DeepLabV3+ on ResNet-34, trained on DATA) its int8 export is made, and then take turns:
+
+- ours: `segmenter.predict(image)` on the engine that "auto" chooses, from the pixels of a file to the mask;
+- int8: the same for the export;
+- peer: the same network of segmentation_models_pytorch, eager, float32, `inference_mode`, from a ready tensor to logits;
+- by hand: the peer's network converted to OpenVINO for this one size, as its documentation says, from a ready tensor
+  to logits, with OpenVINO's own choice of the number format.
+
+So the peer's two do less: no normalization, no choice of the class. Equal pixels are counted on validation images of
+DATA at their own size, against the segmenter in PyTorch and float32.
+
+    python benchmarks/inference.py DATA RUN [RUN ...] [--turns 15] [--size 512]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import openvino
+import segmentation_models_pytorch as smp
+import torch
+from results import machine, write_row
+
+import segwright
+from segwright.data.images import read_image
+from segwright.deployment.export import ExportRefusedError, export
+from segwright.deployment.proof import compare, measure
+from segwright.deployment.samples import proof_samples
+from segwright.inference.segmenter import Segmenter
+from segwright.runtimes.torch import TorchEngine
+
+PEERS = {"unet": smp.Unet, "deeplabv3plus": smp.DeepLabV3Plus}
+IMAGES = 32
+
+
+def peers(name: str, num_classes: int, size: int) -> dict[str, Callable[[], object]]:
+    """The peer's network, and the same after a conversion by hand."""
+    network = PEERS[name]("resnet34", encoder_weights=None, classes=num_classes).eval()
+    tensor = torch.randn(1, 3, size, size)
+    converted = openvino.convert_model(network, example_input=tensor, input=[1, 3, size, size])
+    compiled, array = openvino.compile_model(converted, "CPU"), tensor.numpy()
+
+    def eager() -> None:
+        with torch.inference_mode():
+            network(tensor)
+
+    return {"peer": eager, "by_hand": lambda: compiled(array)}
+
+
+def take_turns(entries: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """Median milliseconds of each, after two rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in entries}
+    for _ in range(turns + 2):
+        for name, run in entries.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: 1000 * statistics.median(found[2:]) for name, found in seconds.items()}
+
+
+def measure_run(run: Path, data: Path, size: int, turns: int) -> dict[str, Any]:
+    """The row of one run."""
+    segmenter = Segmenter.load(run)
+    name = segmenter.description.network
+    samples = proof_samples(segmenter.description, data, IMAGES)
+    image = cv2.resize(read_image(next(iter((data / "images" / "val").glob("*.png")))), (size, size))
+    reference = measure(TorchEngine(segmenter, precision="fp32"), samples)
+    ours = segwright.load(run)
+    entries: dict[str, Callable[[], object]] = {"ours": lambda: ours.predict(image)}
+    proofs = {"ours": compare(reference, measure(ours.engine, samples), "bf16")}
+    row: dict[str, Any] = {"network": name, "classes": len(segmenter.classes), "size": size, "runtime": ours.runtime}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export(run, Path(folder) / "int8", to="openvino", precision="int8", data=data)
+        except ExportRefusedError as error:
+            row["int8_problem"] = str(error)
+        else:
+            small = segwright.load(Path(folder) / "int8")
+            entries["int8"] = lambda: small.predict(image)
+            proofs["int8"] = compare(reference, measure(small.engine, samples), "int8")
+        entries |= peers(name, len(segmenter.classes), size)
+        found = take_turns(entries, turns)
+    row |= {f"{key}_ms": round(value, 1) for key, value in found.items()}
+    for key in proofs:
+        row[f"{key}_times_as_fast"] = round(found["peer"] / found[key], 2)
+        row[f"{key}_to_by_hand"] = round(found["by_hand"] / found[key], 2)
+    for key, proof in proofs.items():
+        row[f"{key}_equal_percent"] = round(100 * proof.equal, 3)
+        row[f"{key}_delta_miou"] = None if proof.delta_miou is None else round(proof.delta_miou, 3)
+    return row | {"val_miou": None if reference.miou is None else round(reference.miou, 1)}
+
+
+def main() -> None:
+    """A row for each run in the CSV beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--size", type=int, default=512)
+    arguments = parser.parse_args()
+    for run in arguments.runs:
+        row = measure_run(run, arguments.data, arguments.size, arguments.turns)
+        print(row, flush=True)
+        versions = {"openvino": openvino.__version__.split("-")[0], "segmentation_models_pytorch": smp.__version__}
+        command = f"python benchmarks/inference.py DATA RUN --turns {arguments.turns} --size {arguments.size}"
+        amx = {"amx": torch.cpu._is_amx_tile_supported()}
+        write_row(Path(__file__).with_suffix(".csv"), machine() | amx | versions | row | {"command": command})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Segmenters leave the house: exports with proof, and how fast each engine is."""
