@@ -4,7 +4,7 @@ For each run (a U-Net or a DeepLabV3+ on ResNet-34, trained on DATA) its int8 ex
 
 - ours: `segmenter.predict(image)` on the engine that "auto" chooses, from the pixels of a file to the mask;
 - int8: the same for the export;
-- peer: the same network of segmentation_models_pytorch, eager, float32, `inference_mode`, from a ready tensor to logits;
+- peer: the same network of segmentation_models_pytorch, eager, float32, `inference_mode`, from ready tensor to logits;
 - by hand: the peer's network converted to OpenVINO for this one size, as its documentation says, from a ready tensor
   to logits, with OpenVINO's own choice of the number format.
 
@@ -69,7 +69,7 @@ def measure_run(run: Path, data: Path, size: int, turns: int) -> dict[str, Any]:
     """The row of one run."""
     segmenter = Segmenter.load(run)
     name = segmenter.description.network
-    samples = proof_samples(segmenter.description, data, IMAGES)
+    samples = proof_samples(segmenter.description, run, data, IMAGES)
     image = cv2.resize(read_image(next(iter((data / "images" / "val").glob("*.png")))), (size, size))
     reference = measure(TorchEngine(segmenter, precision="fp32"), samples)
     ours = segwright.load(run)

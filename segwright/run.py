@@ -25,6 +25,7 @@ from segwright.building import (
     training_pairs,
 )
 from segwright.data.inspection import Inspection, inspect
+from segwright.data.keeping import keep_pairs
 from segwright.evaluation import Evaluation, evaluate, join
 from segwright.inference.predictor import Predictor
 from segwright.inference.segmenter import Segmenter
@@ -33,7 +34,7 @@ from segwright.layers.hardware import choose_device, uses_bf16
 from segwright.layers.processes import gather_objects
 from segwright.planning.plan import Plan, complete
 from segwright.recipe import Recipe, load_recipe
-from segwright.run_folder import RECIPE, SEGMENTER, evaluation_file, write_start
+from segwright.run_folder import RECIPE, SAMPLES, SEGMENTER, evaluation_file, write_start
 from segwright.runtimes.torch import TorchEngine
 from segwright.training.launch import Group, find_group, launch, make_fabric, of_first
 from segwright.training.logs import RunLog
@@ -68,7 +69,8 @@ def train(
     """Train a recipe in a run folder.
 
     The folder then holds `recipe.yaml` (resolved), `data.json` (what the data is), `environment.json`, `log.csv` and
-    `validation.csv`, TensorBoard events, `checkpoint.pt`, the best segmenter in `segmenter/` and its evaluation.
+    `validation.csv`, TensorBoard events, `checkpoint.pt`, the best segmenter in `segmenter/` and its evaluation, and in
+    `samples/` a few validation images, which exports are proved on when the data is gone.
 
     Args:
         recipe: What to train on what.
@@ -122,6 +124,8 @@ def _prepare(recipe: Recipe, folder: Path, resume: bool, console: Console) -> tu
     make_transform(plan.recipe)  # a wrong value of it or of a loss leaves no folder behind
     make_losses(plan.recipe, inspection)
     write_start(folder, plan.recipe.to_yaml(), inspection.to_json(), is_resumed=resume)
+    if not is_begun:
+        keep_pairs(inspection.dataset.splits.get("val") or training_pairs(inspection), folder / SAMPLES)
     _say_start(plan, inspection, folder, console)
     return plan, inspection, folder
 

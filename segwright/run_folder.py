@@ -13,7 +13,7 @@ from typing import Any
 from segwright.files import write_whole
 
 RECIPE, DATA, ENVIRONMENT = "recipe.yaml", "data.json", "environment.json"
-CHECKPOINT, SEGMENTER, REPORT = "checkpoint.pt", "segmenter", "report.html"
+CHECKPOINT, SEGMENTER, REPORT, SAMPLES = "checkpoint.pt", "segmenter", "report.html", "samples"
 
 _PACKAGES = ("segwright", "torch", "timm", "lightning-fabric", "numpy", "opencv-python-headless")
 

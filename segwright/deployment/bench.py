@@ -67,7 +67,7 @@ def bench(
         ValueError: If there is no segmenter or there are no images.
     """
     source = find_segmenter(folder)
-    samples = proof_samples(read_description(source), data, images)
+    samples = proof_samples(read_description(source), source, data, images)
     reference: Measured | None = None
     rows = []
     for entry in [*_installed(source, compiled=compiled), *(_Entry(export, "auto", "auto") for export in exports)]:

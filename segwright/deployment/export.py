@@ -19,6 +19,7 @@ from segwright.runtimes.choice import open_engine, refuse_absent
 from segwright.runtimes.folder import EngineRecord, Precision, Runtime, segmenter_key, write_record
 from segwright.runtimes.kept import convert, make_record
 from segwright.runtimes.torch import TorchEngine
+from segwright.types import Image
 
 Target = Literal["onnx", "openvino", "tensorrt", "torch", "triton"]
 
@@ -110,13 +111,13 @@ def export(
     _check(out, to, precision)
     say = progress or (lambda _: None)
     loaded = Segmenter.load(source)
-    samples = proof_samples(loaded.description, data, images)
+    samples = proof_samples(loaded.description, source, data, images)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as making:
         made = Path(making) / "export"
         made.mkdir()
         say(f"Converting for {to}")
-        record, layers = _write(loaded, made, to, precision, key=segmenter_key(source), data=data, say=say)
+        record, layers = _write(loaded, made, to, precision, source=source, data=data, say=say)
         if to == "triton":
             record = arrange_repository(made, record, loaded.description)
         write_record(made, record, loaded.description)
@@ -148,14 +149,15 @@ def _write(
     to: Target,
     precision: Precision,
     *,
-    key: str,
+    source: Path,
     data: Path | None,
     say: Callable[[str], None],
 ) -> tuple[EngineRecord, tuple[dict[str, Any], ...]]:
     """Write the network's file; its record, and the layers of an int8 export."""
-    runtime = _RUNTIMES[to]
+    runtime, key = _RUNTIMES[to], segmenter_key(source)
     if precision == "int8":
-        return _write_int8(segmenter, folder, runtime, key, data, say)
+        images = calibration_samples(segmenter.description, source, data, CALIBRATION_IMAGES)
+        return _write_int8(segmenter, folder, runtime, key, [sample.image for sample in images], say)
     if to == "torch":
         torch.export.save(trace(segmenter), folder / "model.pt2")
         record = make_record(segmenter, "torch", "model.pt2", key)
@@ -174,11 +176,10 @@ def _write(
 
 
 def _write_int8(
-    segmenter: Segmenter, folder: Path, runtime: Runtime, key: str, data: Path | None, say: Callable[[str], None]
+    segmenter: Segmenter, folder: Path, runtime: Runtime, key: str, images: list[Image], say: Callable[[str], None]
 ) -> tuple[EngineRecord, tuple[dict[str, Any], ...]]:
     from segwright.compression.quantize import quantize  # noqa: PLC0415 - an optional library, slow to load
 
-    images = [sample.image for sample in calibration_samples(segmenter.description, data, CALIBRATION_IMAGES)]
     assert runtime in ("openvino", "onnxruntime")
     quantized = quantize(segmenter, images, runtime, progress=say)
     layers = tuple(

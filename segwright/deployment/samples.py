@@ -11,26 +11,33 @@ from segwright.types import Sample
 SPLITS = ("val", "test", "train")
 
 
-def find_samples(description: Description, data: Path | None) -> tuple[Dataset, dict[str, tuple[Pair, ...]]]:
+def find_samples(
+    description: Description, source: Path, data: Path | None
+) -> tuple[Dataset, dict[str, tuple[Pair, ...]]]:
     """The data set that an export is proved on, and its pairs by split.
 
     Args:
         description: Of the segmenter, whose classes and mask encoding are used.
-        data: Folder with images and, for scores, masks; the data that the segmenter was trained on if none is given.
+        source: Folder of the segmenter.
+        data: Folder with images and, for scores, masks; if none is given, the data that the segmenter was trained on,
+            or else the images that its run kept.
 
     Raises:
         ValueError: If there is no such folder, or it has no images.
     """
     held_out = None
     if data is None:
-        trained_on = description.recipe.get("data")
-        if not trained_on or not Path(trained_on).is_dir():
+        trained_on, kept = description.recipe.get("data"), source.parent / "samples"
+        if trained_on and Path(trained_on).is_dir():
+            data = Path(trained_on)
+            held_out = description.held_out(data)
+        elif kept.is_dir():
+            data = kept
+        else:
             raise ValueError(
                 f"the data that the segmenter was trained on ({trained_on or 'unknown'}) is not there, but real images "
                 "are needed to prove that the masks are the same; give a folder of images with --data"
             )
-        data = Path(trained_on)
-        held_out = description.held_out(data)
     found = find_fold(data, held_out) if held_out else find_pairs(data)
     dataset = Dataset(
         found.root, found.layout, description.classes, description.encoding, found.splits, description.in_channels
@@ -49,23 +56,23 @@ def read_samples(dataset: Dataset, pairs: Sequence[Pair], most: int) -> list[Sam
     return [dataset.read(pair) for pair in chosen]
 
 
-def proof_samples(description: Description, data: Path | None, most: int) -> list[Sample]:
+def proof_samples(description: Description, source: Path, data: Path | None, most: int) -> list[Sample]:
     """Images that training did not see, if there are any: of the validation part, else the test part, else training.
 
     Raises:
         ValueError: As `find_samples` and `read_samples`.
     """
-    dataset, splits = find_samples(description, data)
+    dataset, splits = find_samples(description, source, data)
     split = next(name for name in SPLITS if splits.get(name))
     return read_samples(dataset, splits[split], most)
 
 
-def calibration_samples(description: Description, data: Path | None, most: int) -> list[Sample]:
+def calibration_samples(description: Description, source: Path, data: Path | None, most: int) -> list[Sample]:
     """Images as training saw them, to find the ranges of activations.
 
     Raises:
         ValueError: As `find_samples` and `read_samples`.
     """
-    dataset, splits = find_samples(description, data)
+    dataset, splits = find_samples(description, source, data)
     split = next(name for name in reversed(SPLITS) if splits.get(name))
     return read_samples(dataset, splits[split], most)

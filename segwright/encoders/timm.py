@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from jaxtyping import Float
 from timm.layers.format import Format
+from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 
 Weights = Literal["auto", "imagenet", "none"]
@@ -69,6 +70,7 @@ class TimmEncoder(nn.Module):
         if file is not None:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
         self.network: nn.Module = timm.create_model(name, features_only=True, **arguments)
+        _fix_padding(self.network)
         self.strides = tuple(strides)
         self.channels = tuple(self.network.feature_info.channels()[order.index(i)] for i in indices.values())  # type: ignore[union-attr,operator] # timm's own class
         self.weights_used = "none, random start" if file is None else f"ImageNet ({_hub_id(name)}, local cache)"
@@ -133,6 +135,20 @@ def _arguments(name: str, output_stride: int | None) -> dict[str, Any]:
     if name.startswith("swin"):
         arguments["strict_img_size"] = False  # otherwise Swin takes images of its training size only
     return arguments
+
+
+def _fix_padding(network: nn.Module) -> None:
+    """Pad the averages in the shortcuts of dilated stages by a number, where timm computes it from the map's size.
+
+    At a stride of 1 it is the same at every size, and not all engines can compute it.
+    """
+    for parent in list(network.modules()):
+        for name, pool in list(parent.named_children()):
+            if isinstance(pool, AvgPool2dSame) and pool.stride == (1, 1):
+                height, width = (side - 1 for side in pool.kernel_size)
+                padding = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
+                average = nn.AvgPool2d(pool.kernel_size, 1, count_include_pad=pool.count_include_pad)
+                setattr(parent, name, nn.Sequential(padding, average))
 
 
 def _list(items: Sequence[object], conjunction: str = "and") -> str:

@@ -1,4 +1,4 @@
-"""Maximum pooling whose windows may be larger than the map, in a form that every engine can run for maps of any size."""
+"""Maximum pooling whose windows may be larger than the map, in a form that every engine can run at every size."""
 
 import torch
 import torch.nn.functional as F

@@ -28,8 +28,8 @@ from segwright.encoders.choice import make_encoder
 from segwright.encoders.dilation import dilate_whole_stages
 from segwright.encoders.timm import Weights
 from segwright.layers.convolution import initialize_classifier, initialize_convolutions
-from segwright.layers.names import rename
 from segwright.layers.max_pooling import max_pool
+from segwright.layers.names import rename
 from segwright.layers.resize import check_sides
 from segwright.types import Paper
 

@@ -81,10 +81,10 @@ class SegNet(nn.Module):
         """Logits at the image's size."""
         check_sides(image, self.stride, "SegNet")
         x, poolings = image, []
-        for encoder, dropout in zip(self.encoder.stages, self.encoder_dropouts, strict=True):
+        for level, (encoder, dropout) in enumerate(zip(self.encoder.stages, self.encoder_dropouts, strict=True)):
             x = encoder(x)  # B D h w
             size = x.shape[-2:]
-            x, indices = pool(x)  # B D h/2 w/2, rounded up
+            x, indices = pool(x, is_even=2**level < self.stride)  # B D h/2 w/2, rounded up
             x = dropout(x)
             poolings.append((indices, size))
         for decoder, (indices, size) in zip(self.decoders, reversed(poolings), strict=True):

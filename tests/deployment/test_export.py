@@ -12,6 +12,8 @@ import pytest
 from samples import make_tiny_segmenter
 
 import segwright
+from segwright.data.folder import find_pairs
+from segwright.data.keeping import keep_pairs
 from segwright.deployment import export as module
 from segwright.deployment.export import PRECISIONS, ExportRefusedError, export
 from segwright.deployment.proof import Proof, compare
@@ -105,6 +107,17 @@ def test_without_images_nothing_can_be_proved(tmp_path: Path) -> None:
     segmenter.save(tmp_path / "segmenter")
     with pytest.raises(ValueError, match="give a folder of images with --data"):
         export(tmp_path / "segmenter", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_run_whose_data_is_gone_is_proved_on_the_images_that_it_kept(
+    folder: Path, rectangles: Path, tmp_path: Path
+) -> None:
+    keep_pairs(find_pairs(rectangles).splits["val"], tmp_path / "samples", most=2)
+    rectangles.rename(tmp_path / "elsewhere")
+    exported = export(folder, tmp_path / "out", to="torch")
+    assert exported.proof.images >= 1
+    assert exported.proof.delta_miou == pytest.approx(0, abs=0.01)
 
 
 @pytest.mark.slow
