@@ -86,12 +86,12 @@ def _module_of(weights: Float[np.ndarray, "*S"], network: nn.Module) -> str | No
     for path, parameter in network.named_parameters():
         if parameter.numel() != weights.size or parameter.ndim < 2:
             continue
-        values = parameter.detach().cpu().numpy()
-        turned = weights.T if weights.ndim == 2 and weights.shape != values.shape else weights
-        pair = values.astype(np.float64), turned.reshape(values.shape).astype(np.float64)
-        # Output channels are the first axis, but the second one of transposed convolutions.
-        if any(_is_proportional(*(np.moveaxis(one, axis, 0) for one in pair)) for axis in (0, 1)):
-            return path.rpartition(".")[0] or path
+        values = parameter.detach().cpu().double().numpy()
+        for given in (weights, weights.T) if weights.ndim == 2 else (weights,):
+            pair = values, given.reshape(values.shape)
+            # Output channels are the first axis, but the second one of transposed convolutions.
+            if any(_is_proportional(*(np.moveaxis(one, axis, 0) for one in pair)) for axis in (0, 1)):
+                return path.rpartition(".")[0] or path
     return None
 
 

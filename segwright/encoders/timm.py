@@ -145,7 +145,7 @@ def _fix_padding(network: nn.Module) -> None:
     for parent in list(network.modules()):
         for name, pool in list(parent.named_children()):
             if isinstance(pool, AvgPool2dSame) and pool.stride == (1, 1):
-                height, width = (side - 1 for side in pool.kernel_size)
+                height, width = (side - 1 for side in pool.kernel_size)  # type: ignore[union-attr] # timm has both
                 padding = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
                 average = nn.AvgPool2d(pool.kernel_size, 1, count_include_pad=pool.count_include_pad)
                 setattr(parent, name, nn.Sequential(padding, average))

@@ -28,7 +28,7 @@ class GridPooling(nn.Module):
         members = cells.reshape(self.rows * self.columns, height * width).to(x.dtype)  # N H·W
         # Ones are exact in bfloat16; shares of a cell, or the number of its pixels, would not be.
         averages = (x.flatten(2) @ members.T) / members.sum(dim=1, dtype=torch.float32)  # B C N
-        return averages.to(x.dtype).unflatten(2, (self.rows, self.columns))  # B C rows columns
+        return averages.to(x.dtype).reshape(*x.shape[:2], self.rows, self.columns)  # B C rows columns
 
 
 def _members(cells: int, length: int, device: torch.device) -> Bool[Tensor, "N L"]:

@@ -55,6 +55,16 @@ def test_swin_gives_channels_first_at_any_size():
     assert [tuple(x.shape) for x in features] == [(1, 96, 16, 24), (1, 192, 8, 12)]
 
 
+@pytest.mark.parametrize("size", [(64, 96), (33, 47)])
+def test_dilated_features_are_those_of_timm(size):
+    encoder = TimmEncoder("test_resnet", 3, (4, 8), output_stride=8, weights="none").eval()
+    indices = encoder.network.feature_info.out_indices
+    peer = timm.create_model("test_resnet", features_only=True, output_stride=8, out_indices=indices).eval()
+    peer.load_state_dict(encoder.network.state_dict())
+    image = torch.randn(2, 3, *size)
+    assert all(torch.equal(*maps) for maps in zip(encoder(image), peer(image), strict=True))
+
+
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilation_keeps_the_output_stride_and_the_names(output_stride):
     encoder = TimmEncoder("test_resnet", 3, (4, output_stride), output_stride=output_stride, weights="none").eval()

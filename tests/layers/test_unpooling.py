@@ -18,6 +18,22 @@ def test_pooling_and_unpooling_equal_those_of_pytorch(size):
     assert torch.equal(unpool(values, indices, size), F.max_unpool2d(values, indices, 2, output_size=size))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(8, 12), (9, 11), (1, 6)])
+def test_of_equal_maxima_the_first_counts_as_in_pytorch(size, dtype):
+    x = torch.randint(-1, 2, (2, 16, *size)).to(dtype)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        pooled, indices = pool(x.to(memory_format=layout))
+        expected = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+        assert torch.equal(pooled, expected[0])
+        assert torch.equal(indices, expected[1])
+
+
+def test_even_sides_need_no_pixel_more():
+    x = torch.randn(2, 3, 8, 12)
+    assert all(torch.equal(*pair) for pair in zip(pool(x, is_even=True), pool(x), strict=True))
+
+
 def test_unpooling_leaves_each_window_its_largest_value_in_its_place():
     x = torch.rand(2, 3, 8, 12)
     pooled, indices = pool(x)
