@@ -43,6 +43,7 @@ class Graph(Protocol):
 
     Attributes:
         model: In floating point, as the library has it.
+        made: What NNCF made of it; known after `take`.
         kept: Names of the operations that are never quantized: what is before the first and after the last layer with
             weights, that layer, and resizing by interpolation.
         layers: All that could be quantized and has weights, and all else that was quantized; known after `take`.
@@ -50,6 +51,7 @@ class Graph(Protocol):
     """
 
     model: Any
+    made: Any
     kept: list[str]
     layers: tuple[GraphLayer, ...]
     quantized: frozenset[str]

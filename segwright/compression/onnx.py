@@ -33,7 +33,7 @@ class ONNXGraph:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+        self.model, self.made = model, model
         names: set[str] = set()
         for number, node in enumerate(model.graph.node):
             if not node.name or node.name in names:
@@ -48,7 +48,7 @@ class ONNXGraph:
 
     def take(self, model: onnx.ModelProto) -> None:
         """Take what NNCF made of `model`."""
-        self._made, self._made_by, self._carriers = model, _makers(model), set[str]()
+        self.made, self._made_by, self._carriers = model, _makers(model), set[str]()
         for node in model.graph.node:
             if node.op_type == "DequantizeLinear" or (node.op_type in MOVES_ONLY and self._takes_rounded(node)):
                 self._carriers.add(node.name)
@@ -135,16 +135,16 @@ class ONNXGraph:
             weights = numpy_helper.to_array(
                 next(self._constants[name] for name in node.input if name in self._constants)
             )
-        while not self._has_weights(follows) and follows.input[0] in self._makers:
+        while not self._has_weights(follows) and follows.input and follows.input[0] in self._makers:
             follows = self._makers[follows.input[0]]
         return GraphLayer(node.name, node.op_type, weights, follows.name if self._has_weights(follows) else None)
 
     def _assemble(self, join: Join) -> onnx.ModelProto:
         model = onnx.ModelProto()
-        model.CopyFrom(self._made)
+        model.CopyFrom(self.made)
         del model.graph.node[:], model.graph.value_info[:]
         added: set[str] = set()
-        for made in self._made.graph.node:
+        for made in self.made.graph.node:
             if made.name in self.quantized:
                 exact = self._exact(made, model.graph, added)
                 model.graph.node.extend(join(_copy(made), exact))

@@ -32,7 +32,7 @@ class OpenVINOGraph:
     """
 
     def __init__(self, model: openvino.Model) -> None:
-        self.model = model
+        self.model, self.made = model, model
         names: set[str] = set()
         for number, node in enumerate(model.get_ordered_ops()):
             if node.get_friendly_name() in names:
@@ -50,7 +50,7 @@ class OpenVINOGraph:
 
     def take(self, model: openvino.Model) -> None:
         """Take what NNCF made of `model`."""
-        self._made, self._carriers = model, set[str]()
+        self.made, self._carriers = model, set[str]()
         for name, node in _by_name(model).items():
             kind = node.get_type_name()
             if kind == "FakeQuantize" or (
@@ -133,7 +133,7 @@ class OpenVINOGraph:
         return GraphLayer(name, node.get_type_name(), weights, follows if self._has_weights(follows) else None)
 
     def _assemble(self, join: Join, inputs: Sequence[openvino.Node]) -> openvino.Model:
-        model, float_model = self._made.clone(), self.model.clone()
+        model, float_model = self.made.clone(), self.model.clone()
         nodes, exact = _by_name(model), _by_name(float_model)
 
         @cache

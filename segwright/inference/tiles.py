@@ -124,8 +124,7 @@ def predict_bands(
     first = max(sum(axes[0].own(row)[1] <= rows_done for row in range(len(axes[0]))) - 1, 0)
     sides = [max(end - start for start, end in zip(a.starts, a.ends, strict=True)) for a in axes]
     tiles = [Tile(index, axes) for index in itertools.product(*(range(len(a)) for a in axes)) if index[0] >= first]
-    needs_logits = with_logits or any(len(a) > 1 for a in axes)
-    needs_logits = with_logits or (needs_logits and engine.margin == 0)
+    needs_logits = with_logits or (engine.margin == 0 and any(len(a) > 1 for a in axes))
     num_classes = len(engine.description.classes)
     with Seams(4 * num_classes * math.prod(sides), folder) as seams:
         computed = _ahead(_compute(engine, _ahead(_read(image, tiles, engine.batch_size)), needs_logits))

@@ -34,11 +34,17 @@ def to_openvino(segmenter: Segmenter, program: ExportedProgram | None = None) ->
         ValueError: If OpenVINO is not installed, or knows an operation of the network not.
     """
     _refuse_missing("OpenVINO", ["openvino"], "fast")
-    import openvino  # noqa: PLC0415 - takes a while to load
-    from openvino.frontend import OpConversionFailure  # noqa: PLC0415
+    # All four take a while to load. This is `openvino.convert_model`, step by step, but for what that one sends home:
+    # names of the framework and of the options, from a process that takes a second or two to start.
+    from openvino._offline_transformations import apply_moc_transformations  # noqa: PLC0415
+    from openvino.frontend import FrontEndManager, OpConversionFailure  # noqa: PLC0415
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder  # noqa: PLC0415
 
     with _conversion(segmenter, "OpenVINO", (RuntimeError, OpConversionFailure)):
-        model = openvino.convert_model(program or trace(segmenter))
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchFXPythonDecoder.from_exported_program(program or trace(segmenter))
+        model = frontend.convert(frontend.load(decoder))
+        apply_moc_transformations(model, cf=False, smart_reshape=True)
     model.input(0).get_tensor().set_names({INPUT})
     model.reshape({INPUT: [-1, -1, -1, segmenter.description.in_channels]})
     for number, name in enumerate(OUTPUTS):

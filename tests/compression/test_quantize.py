@@ -178,7 +178,7 @@ def test_only_the_layer_that_eight_bits_are_too_few_for_is_put_back(done: Done) 
 @pytest.mark.slow
 def test_all_layers_in_int8_are_what_nncf_made(done: Done) -> None:
     image = make_images(1)[0]
-    expected = logits_of(done, done.graph._made, image)
+    expected = logits_of(done, done.graph.made, image)
     found = logits_of(done, done.graph.assemble(done.graph.quantized), image)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -266,7 +266,7 @@ def test_nothing_is_printed(done: Done, capfd: pytest.CaptureFixture[str]) -> No
 class Made:
     """A network of which it is known how many pixels keep their class for each set of layers in int8."""
 
-    model, kept = frozenset[str](), list[str]()
+    model, made, kept = frozenset[str](), None, list[str]()
 
     def __init__(self, harms: dict[str, int]) -> None:
         self.harms, self.tried = harms, list[int]()

@@ -1,6 +1,5 @@
 """Tests of exports: what they hold, that they are proved, and that nothing is left of one that is not."""
 
-import json
 import sys
 import types
 from dataclasses import replace
@@ -17,6 +16,8 @@ from segwright.data.keeping import keep_pairs
 from segwright.deployment import export as module
 from segwright.deployment.export import PRECISIONS, ExportRefusedError, export
 from segwright.deployment.proof import Proof, compare
+from segwright.deployment.samples import calibration_samples, proof_samples
+from segwright.inference.description import read_description
 from segwright.runtimes.folder import read_record
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
@@ -47,6 +48,7 @@ def test_an_export_is_used_like_a_segmenter_and_gives_its_masks(
     assert exported.proof.images == 2
     record, description = read_record(out)
     assert record.proof["holds"]
+    assert record.versions["segwright"] == segwright.__version__
     assert record.precision == precision
     loaded, expected = segwright.load(out), segwright.load(folder, runtime="torch", precision="fp32")
     assert loaded.key == expected.key
@@ -109,22 +111,27 @@ def test_without_images_nothing_can_be_proved(tmp_path: Path) -> None:
         export(tmp_path / "segmenter", tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_a_run_whose_data_is_gone_is_proved_on_the_images_that_it_kept(
     folder: Path, rectangles: Path, tmp_path: Path
 ) -> None:
+    description = read_description(folder)
+    assert [sample.name for sample in proof_samples(description, folder, None, 2)] == ["06", "07"]
     keep_pairs(find_pairs(rectangles).splits["val"], tmp_path / "samples", most=2)
     rectangles.rename(tmp_path / "elsewhere")
-    exported = export(folder, tmp_path / "out", to="torch")
-    assert exported.proof.images >= 1
-    assert exported.proof.delta_miou == pytest.approx(0, abs=0.01)
+    kept = proof_samples(description, folder, None, 9)
+    assert kept
+    assert all(sample.mask is not None for sample in kept)
 
 
-@pytest.mark.slow
-def test_images_without_masks_prove_the_pixels_alone(folder: Path, rectangles: Path, tmp_path: Path) -> None:
-    exported = export(folder, tmp_path / "out", to="torch", data=rectangles / "images" / "val", images=2)
-    assert exported.proof.delta_miou is None
-    assert exported.proof.equal > 0.999
+def test_images_without_masks_can_prove_the_pixels(folder: Path, rectangles: Path) -> None:
+    description = read_description(folder)
+    samples = proof_samples(description, folder, rectangles / "images" / "val", 2)
+    assert [sample.mask for sample in samples] == [None, None]
+
+
+def test_calibration_takes_training_images(folder: Path) -> None:
+    samples = calibration_samples(read_description(folder), folder, None, 3)
+    assert [sample.name for sample in samples] == ["00", "02", "04"]
 
 
 def test_every_target_names_its_formats() -> None:
@@ -159,10 +166,3 @@ def test_tensorrt_is_asked_for_sizes_up_to_the_largest(monkeypatch: pytest.Monke
     shapes = next(arguments for name, arguments in calls if name == "set_shape")
     assert shapes == ("image", (1, 1, 1, 3), (1, 1024, 1024, 3), (4, 1448, 1448, 3))
     assert ("set_flag", ("fp16",)) in calls
-
-
-def test_the_record_is_json(folder: Path, tmp_path: Path) -> None:
-    exported = export(folder, tmp_path / "out", to="torch", images=1)
-    stored = json.loads((exported.folder / "engine.json").read_text())
-    assert stored["proof"]["images"] == 1
-    assert stored["versions"]["segwright"] == segwright.__version__

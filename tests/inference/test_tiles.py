@@ -89,7 +89,7 @@ def test_probabilities_are_those_of_the_network_and_sum_to_one(whole_pixels: int
     np.testing.assert_allclose(got.sum(axis=0), 1, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=3),
     st.integers(1, 40),
@@ -119,7 +119,7 @@ def test_the_blend_is_the_weighted_mean_of_all_tiles(size: list[int], tile: int,
     np.testing.assert_array_equal(mask, found.argmax(0))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(1, 300), st.integers(1, 90), st.integers(0, 60), st.data())
 def test_rows_that_are_done_are_not_given_again(height: int, tile: int, overlap: int, data: st.DataObject) -> None:
     engine, image = PlaceEngine(0, tile, overlap), noise(height, 70)
