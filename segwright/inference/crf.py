@@ -116,7 +116,7 @@ class DenseCRF:
         log_p = np.log(np.maximum(probabilities, _MIN_PROBABILITY)).reshape(len(probabilities), -1)  # K N
         unary = [cv2.transpose(log_p[classes]) for classes in _share_out(len(probabilities))]  # N k, of k classes each
         field = [part.copy() for part in unary]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(_num_cores()) as pool:
             _normalize(field, pool)
             for _ in range(self.iterations):
                 field = list(pool.map(partial(_pass_messages, kernels), unary, field))
@@ -162,7 +162,7 @@ class _Smoothness:
 def _share_out(num_classes: int) -> list[slice]:
     """The classes that a thread works on at once."""
     # Fewer than 8 take nearly as long as 8, and OpenCV filters at most 128.
-    together = min(max(math.ceil(num_classes / (os.cpu_count() or 1)), 8), 64)
+    together = min(max(math.ceil(num_classes / _num_cores()), 8), 64)
     return [slice(first, first + together) for first in range(0, num_classes, together)]
 
 
@@ -225,3 +225,8 @@ def _refuse_what_does_not_fit(image: Shaped[np.ndarray, "H W C"], probabilities:
             f"the probabilities of a pixel sum to {sums.min():.3g} to {sums.max():.3g} and are at least "
             f"{probabilities.min():.3g}, but 0 or more that sum to 1 are needed; take the softmax of logits first"
         )
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

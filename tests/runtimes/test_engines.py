@@ -62,6 +62,27 @@ def test_an_engine_gives_the_masks_of_pytorch_at_any_size(folder: Path, runtime:
 
 
 @pytest.mark.slow
+def test_a_size_that_comes_often_gives_the_same_masks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(folder, runtime="openvino", precision="fp32")
+    compiled: list[object] = []
+    original = type(engine)._compile
+
+    def compile_(self: Engine, with_logits: bool, shape: tuple[int, ...] | None = None) -> object:
+        compiled.append(shape)
+        return original(self, with_logits, shape)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(engine), "_compile", compile_)
+    images, others = noise(1, 67, 45, 3), noise(1, 40, 40, 3)
+    first, other = logits_of(engine, images), logits_of(engine, others)
+    for _ in range(10):
+        np.testing.assert_allclose(logits_of(engine, images), first, atol=1e-4)
+    assert compiled == [None, images.shape]
+    np.testing.assert_array_equal(logits_of(engine, others), other)
+    np.testing.assert_allclose(logits_of(engine, images), first, atol=1e-4)
+    assert len(compiled) == 2
+
+
+@pytest.mark.slow
 def test_a_segmenter_on_openvino_needs_no_pytorch(folder: Path) -> None:
     open_engine(folder, runtime="openvino")
     code = (
