@@ -99,7 +99,9 @@ def quantize(
     graph = _open_graph(segmenter, target)
     graph.take(calibrate(graph.model, calibration, graph.kept, tell))
     if not graph.quantized:
-        raise ValueError(f"{segmenter.description.network} has no layer that can be in int8; export it in bf16 instead")
+        raise ValueError(
+            f"{segmenter.description.network} has no layer that can be in int8; export it in floating point instead"
+        )
     names = dict(zip((layer.node for layer in graph.layers), name_layers(graph.layers, segmenter.network), strict=True))
     harms = _measure_harms(graph, calibration[:HARM_IMAGES], lambda node: tell(f"measuring the harm of {names[node]}"))
     is_int8, model, equal = _put_back(graph, harms, check, tolerance, tell)
@@ -218,7 +220,7 @@ def _put_back(
         if count == limit:
             raise ValueError(
                 f"{found[2]:.2%} of the pixels keep their class with all but {len(found[0])} layers in floating point, "
-                f"but the tolerance asks for {tolerance:.2%}; lower it, or export in bf16 instead"
+                f"but the tolerance asks for {tolerance:.2%}; lower it, or export in floating point instead"
             )
         too_few, count = count, min(max(2 * count, 1), limit)
         found = attempt(count)
