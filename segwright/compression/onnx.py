@@ -17,6 +17,7 @@ MOVES_ONLY = {
     *("MaxPool", "GlobalMaxPool", "ReduceMax"),
 }
 """Operations that give some of the numbers that they take: a quantizer before them counts for what comes after."""
+SCALES = {"BatchNormalization", "Mul", "Div", "Sub"}
 ROUNDS = {"QuantizeLinear", "DequantizeLinear"}
 EXACT = "/exact"
 """What the name of a value that was not rounded ends with."""
@@ -127,7 +128,12 @@ class ONNXGraph:
 
         found = walk(after([INPUT]), lambda name: after(self._nodes[name].output))
         found |= walk(_names(self._makers, OUTPUTS), before)
-        return sorted(found | {node.name for node in self.model.graph.node if _interpolates(node)})
+        nodes = self.model.graph.node
+        return sorted(found | {node.name for node in nodes if _interpolates(node) or self._scales(node)})
+
+    def _scales(self, node: NodeProto) -> bool:
+        # Normalization that no convolution takes in: its factors differ by channel, and rounded numbers save no time.
+        return node.op_type in SCALES and not self._constants.keys().isdisjoint(node.input)
 
     def _describe(self, node: NodeProto) -> GraphLayer:
         weights, follows = None, node

@@ -19,6 +19,7 @@ MOVES_ONLY = {
     *("MaxPool", "ReduceMax", "BatchToSpace", "SpaceToBatch"),
 }
 """Operations that give some of the numbers that they take: a quantizer before them counts for what comes after."""
+SCALES = {"Multiply", "Divide", "Subtract"}
 
 Join = Callable[[str, openvino.Output, openvino.Output], openvino.Output]
 """Chooses between what a layer gives in int8 and in floating point."""
@@ -110,8 +111,12 @@ class OpenVINOGraph:
 
         found = walk(list(map(_name, self.model.get_parameters())), after)
         found |= walk(list(map(_name, self.model.get_results())), before)
-        found |= {name for name, node in nodes.items() if _interpolates(node)}
+        found |= {name for name, node in nodes.items() if _interpolates(node) or self._scales(node)}
         return sorted(found - self._constants)
+
+    def _scales(self, node: openvino.Node) -> bool:
+        # Normalization that no convolution takes in: its factors differ by channel, and rounded numbers save no time.
+        return node.get_type_name() in SCALES and not self._constants.isdisjoint(map(_name, _sources(node)))
 
     def _is_quantized(self, node: openvino.Node) -> bool:
         """Whether an operation of what NNCF made, which the network has too, computes with int8."""

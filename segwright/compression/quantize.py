@@ -52,7 +52,8 @@ class Quantized:
         model: An `openvino.Model` or `onnx.ModelProto` with the inputs and outputs of the one in floating point.
         layers: All layers with weights, and all other operations that were quantized, in the order of the computation.
         equal: Share of the pixels whose class is that of the network in float32, on images that were not used to
-            calibrate if there were four or more.
+            calibrate if there were four or more. What is not in int8 is in float32 for this; bfloat16 may change a few
+            pixels more.
     """
 
     model: Any
@@ -212,15 +213,15 @@ def _put_back(
         is_int8 = set(order[count:])
         model = graph.assemble(is_int8)
         equal = _share_equal(graph.open(model), check, expected)
-        tell(f"{equal:.2%} of the pixels keep their class with {len(is_int8)} of {len(order)} layers in int8")
+        tell(f"{equal:.3%} of the pixels keep their class with {len(is_int8)} of {len(order)} layers in int8")
         return is_int8, model, equal
 
     too_few, count, found = -1, 0, attempt(0)
     while found[2] < tolerance:
         if count == limit:
             raise ValueError(
-                f"{found[2]:.2%} of the pixels keep their class with all but {len(found[0])} layers in floating point, "
-                f"but the tolerance asks for {tolerance:.2%}; lower it, or export in floating point instead"
+                f"{found[2]:.3%} of the pixels keep their class with all but {len(found[0])} layers in floating point, "
+                f"but the tolerance asks for {tolerance:.3%}; lower it, or export in floating point instead"
             )
         too_few, count = count, min(max(2 * count, 1), limit)
         found = attempt(count)

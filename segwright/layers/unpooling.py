@@ -17,25 +17,26 @@ def pool(
         x: Maps.
         is_even: Whether both sides are known to be even, which saves a copy of the map.
     """
-    # One pixel more makes every window a whole one, as OpenVINO wants them where a map is a single pixel wide.
-    padded = x if is_even else F.pad(x, (0, 1, 0, 1), value=-torch.inf)
-    pooled = F.max_pool2d(padded, 2)  # B C H/2 W/2
-    return pooled, _positions(padded.detach(), pooled.detach(), x.shape[3])
+    windows = x
+    if not is_even:
+        # One pixel more makes every window a whole one, as OpenVINO wants them where a map is a single pixel wide.
+        height, width = ((side + 1) // 2 * 2 for side in x.shape[2:])
+        windows = F.pad(x, (0, 1, 0, 1), value=-torch.inf)[:, :, :height, :width]
+    pooled = F.max_pool2d(windows, 2)  # B C H/2 W/2
+    return pooled, _positions(windows.detach(), pooled.detach(), x.shape[3])
 
 
 def _positions(x: Tensor, pooled: Tensor, width: int) -> Tensor:
     """Where the maxima are, the first of equal ones. With what `max_pool2d` tells, OpenVINO takes 7 times as long.
 
     Args:
-        x: Maps of which two pixels a side make a window; a single one at the end belongs to none.
+        x: Maps of which two pixels a side make a window.
         pooled: Maximum of each window.
-        width: Pixels of a row of the flattened map.
+        width: Pixels of a row of the flattened map, which may lack the last one of `x`.
     """
-    height, length = pooled.shape[2:]
-    windows = x[:, :, : 2 * height, : 2 * length]
-    first, right, below = (windows[:, :, row::2, column::2] == pooled for row, column in ((0, 0), (0, 1), (1, 0)))
+    first, right, below = (x[:, :, row::2, column::2] == pooled for row, column in ((0, 0), (0, 1), (1, 0)))
     step = torch.full((1,), width, dtype=torch.int64, device=x.device)  # from a row to the next
-    rows, columns = (torch.arange(side, device=x.device) for side in (height, length))
+    rows, columns = (torch.arange(side, device=x.device) for side in pooled.shape[2:])
     corner = 2 * (rows[:, None] * step + columns)  # h w
     in_first_row = torch.where(first, corner, corner + 1)  # B C h w
     in_second_row = torch.where(below, corner + step, corner + step + 1)

@@ -170,7 +170,7 @@ def test_only_the_layer_that_eight_bits_are_too_few_for_is_put_back(done: Done) 
     assert harms[-1][0] > 50 * harms[-2][0]
     assert done.quantized.equal > 0.97
     assert done.said[-2:] == [
-        f"{share:.2%} of the pixels keep their class with {count} of 7 layers in int8"
+        f"{share:.3%} of the pixels keep their class with {count} of 7 layers in int8"
         for share, count in ((float(done.said[-2].split("%")[0]) / 100, 7), (done.quantized.equal, 6))
     ]
 
@@ -310,7 +310,7 @@ def test_the_most_harmful_layers_are_put_back_first() -> None:
 def test_a_network_that_needs_all_layers_in_floating_point_is_refused() -> None:
     graph = Made(dict.fromkeys("abcd", 10))
     sentence = (
-        "90.00% of the pixels keep their class with all but 1 layers in floating point, but the tolerance asks for"
+        "90.000% of the pixels keep their class with all but 1 layers in floating point, but the tolerance asks for"
     )
     with pytest.raises(ValueError, match=sentence):
         _put_back(graph, dict.fromkeys("abcd", 1.0), [IMAGE], 0.995, len)
@@ -319,7 +319,7 @@ def test_a_network_that_needs_all_layers_in_floating_point_is_refused() -> None:
 def test_a_network_with_only_an_addition_in_int8_is_refused() -> None:
     graph = Made({"conv": 10, "add": 0})
     graph.layers = (graph.layers[0], GraphLayer("add", "Add", None, "conv"))
-    with pytest.raises(ValueError, match=r"90\.00% of the pixels keep their class with all but 2 layers"):
+    with pytest.raises(ValueError, match=r"90\.000% of the pixels keep their class with all but 2 layers"):
         _put_back(graph, {"conv": 1.0, "add": 0.0}, [IMAGE], 0.995, len)
 
 
