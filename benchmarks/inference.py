@@ -1,9 +1,10 @@
 """Milliseconds a prediction: what `segwright.load` gives by default against segmentation_models_pytorch as it comes.
 
-For each run (a U-Net or a DeepLabV3+ on ResNet-34, trained on DATA) its int8 export is made, and then take turns:
+For each run (a U-Net or a DeepLabV3+ on ResNet-34, trained on DATA) its int8 exports are made, and then take turns:
 
 - ours: `segmenter.predict(image)` on the engine that "auto" chooses, from the pixels of a file to the mask;
-- int8: the same for the export;
+- int8: the same for the export to OpenVINO;
+- onnx_int8: the same for the export to ONNX, on ONNX Runtime;
 - peer: the same network of segmentation_models_pytorch, eager, float32, `inference_mode`, from ready tensor to logits;
 - by hand: the peer's network converted to OpenVINO for this one size, as its documentation says, from a ready tensor
   to logits, with OpenVINO's own choice of the number format.
@@ -19,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +36,12 @@ from segwright.deployment.export import ExportRefusedError, export
 from segwright.deployment.proof import compare, measure
 from segwright.deployment.samples import proof_samples
 from segwright.inference.segmenter import Segmenter
+from segwright.runtimes.openvino import OFTEN
 from segwright.runtimes.torch import TorchEngine
 
 PEERS = {"unet": smp.Unet, "deeplabv3plus": smp.DeepLabV3Plus}
 IMAGES = 32
+WARM_UP = OFTEN + 2
 
 
 def peers(name: str, num_classes: int, size: int) -> dict[str, Callable[[], object]]:
@@ -55,14 +59,14 @@ def peers(name: str, num_classes: int, size: int) -> dict[str, Callable[[], obje
 
 
 def take_turns(entries: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median milliseconds of each, after two rounds that do not count."""
+    """Median milliseconds of each, after rounds that do not count, in which engines take a form for this one size."""
     seconds: dict[str, list[float]] = {name: [] for name in entries}
-    for _ in range(turns + 2):
+    for _ in range(turns + WARM_UP):
         for name, run in entries.items():
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    return {name: 1000 * statistics.median(found[2:]) for name, found in seconds.items()}
+    return {name: 1000 * statistics.median(found[WARM_UP:]) for name, found in seconds.items()}
 
 
 def measure_run(run: Path, data: Path, size: int, turns: int) -> dict[str, Any]:
@@ -73,18 +77,19 @@ def measure_run(run: Path, data: Path, size: int, turns: int) -> dict[str, Any]:
     image = cv2.resize(read_image(next(iter((data / "images" / "val").glob("*.png")))), (size, size))
     reference = measure(TorchEngine(segmenter, precision="fp32"), samples)
     ours = segwright.load(run)
-    entries: dict[str, Callable[[], object]] = {"ours": lambda: ours.predict(image)}
+    entries: dict[str, Callable[[], object]] = {"ours": partial(ours.predict, image)}
     proofs = {"ours": compare(reference, measure(ours.engine, samples), "bf16")}
     row: dict[str, Any] = {"network": name, "classes": len(segmenter.classes), "size": size, "runtime": ours.runtime}
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            export(run, Path(folder) / "int8", to="openvino", precision="int8", data=data)
-        except ExportRefusedError as error:
-            row["int8_problem"] = str(error)
-        else:
-            small = segwright.load(Path(folder) / "int8")
-            entries["int8"] = lambda: small.predict(image)
-            proofs["int8"] = compare(reference, measure(small.engine, samples), "int8")
+        for key, to in (("int8", "openvino"), ("onnx_int8", "onnx")):
+            try:
+                export(run, Path(folder) / key, to=to, precision="int8", data=data)
+            except ExportRefusedError as error:
+                row[f"{key}_problem"] = str(error)
+            else:
+                small = segwright.load(Path(folder) / key)
+                entries[key] = partial(small.predict, image)
+                proofs[key] = compare(reference, measure(small.engine, samples), "int8")
         entries |= peers(name, len(segmenter.classes), size)
         found = take_turns(entries, turns)
     row |= {f"{key}_ms": round(value, 1) for key, value in found.items()}

@@ -19,6 +19,11 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: one that comes last would keep one process busy while the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("whole") is None)
+
+
 @pytest.fixture
 def rectangles(tmp_path: Path) -> Path:
     """A data set of six training and three validation pairs."""

@@ -46,10 +46,10 @@ class Seams:
         return key in self._near or key in self._far
 
     def put(self, key: Hashable, array: Float32[np.ndarray, "..."]) -> None:
-        """Keep a copy of an array."""
+        """Keep an array, which is given away: nobody may change it later."""
         if array.nbytes <= self._room:
             self._room -= array.nbytes
-            self._near[key] = array.copy()
+            self._near[key] = array
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the seams

@@ -206,8 +206,7 @@ def _blend(
         if shared := tiles.shared(place):
             length = logits.shape[axis + 1]
             tail = _along(axis, length - shared, length)
-            logits[tail] *= _broadcast(tiles.ramps[place][0], logits.ndim - axis - 2)
-            seams.put((axis, later), logits[tail])
+            seams.put((axis, later), logits[tail] * _broadcast(tiles.ramps[place][0], logits.ndim - axis - 2))
             own = _along(axis, 0, length - shared)
             logits, mask = logits[own], mask[own[1:]]
     mask = mask if mask.flags.writeable else mask.copy()
