@@ -48,15 +48,18 @@ def calibrate(
         # 98.55 %.
         one_range = nncf.quantization.advanced_parameters.QuantizationParameters(per_channel=False)
         # Symmetric ranges. U-Net ResNet-34 on CamVid, 20 images: 99.78 % of the pixels keep their class on OpenVINO and
-        # 99.79 % on ONNX Runtime, with asymmetric ranges 99.74 and 99.75 %, in the same time.
+        # 99.79 % on ONNX Runtime, with asymmetric ranges 99.74 and 99.75 %, in the same time. No correction of biases,
+        # which fits them to the images of the calibration: with it fewer pixels keep their class on validation images,
+        # 99.28 instead of 99.55 % (U-Net) and 98.94 instead of 99.37 % (DeepLabV3+, both ResNet-34, all layers).
         return nncf.quantize(
             model,
             nncf.Dataset(images, sample),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(images),
-            fast_bias_correction=True,
             ignored_scope=nncf.IgnoredScope(names=list(kept), validate=False),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_quantization_params=one_range),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_quantization_params=one_range, disable_bias_correction=True
+            ),
         )
 
 

@@ -65,8 +65,13 @@ class Graph(Protocol):
     def assemble_switched(self, order: Sequence[str]) -> Any:  # noqa: ANN401
         """The network with an additional input that says of each layer whether it is computed in int8."""
 
-    def open(self, model: Any) -> Runner:  # noqa: ANN401
-        """Make a model ready to run."""
+    def open(self, model: Any, *, exact: bool = True) -> Runner:  # noqa: ANN401
+        """Make a model ready to run on the processor.
+
+        Args:
+            model: A model of the library.
+            exact: Compute what is not in int8 in float32; else as engines do on this machine.
+        """
 
 
 def name_layers(layers: Sequence[GraphLayer], network: nn.Module) -> list[str]:

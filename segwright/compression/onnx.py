@@ -91,8 +91,8 @@ class ONNXGraph:
         model.graph.input.append(helper.make_tensor_value_info(SWITCHES, TensorProto.BOOL, [len(order)]))
         return model
 
-    def open(self, model: onnx.ModelProto) -> Runner:
-        """Make a model ready to run on the processor."""
+    def open(self, model: onnx.ModelProto, *, exact: bool = True) -> Runner:
+        """Make a model ready to run on the processor; what is not int8 is computed in float32 in any case."""
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = 3
         session = onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])

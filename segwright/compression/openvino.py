@@ -9,6 +9,7 @@ from openvino import opset13 as operations
 
 from segwright.compression.layers import SWITCHES, GraphLayer, Runner, walk
 from segwright.inference.graph import INPUT
+from segwright.runtimes.openvino import HINTS, fastest_precision
 
 WEIGHTED = {
     *("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"),
@@ -79,10 +80,12 @@ class OpenVINOGraph:
 
         return self._assemble(join, (switches,))
 
-    def open(self, model: openvino.Model) -> Runner:
-        """Make a model ready to run; what is not int8 is computed in float32."""
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    def open(self, model: openvino.Model, *, exact: bool = True) -> Runner:
+        """Make a model ready to run; what is not int8 is computed in float32, or in bfloat16 where it is fast."""
+        core = openvino.Core()
+        hint = HINTS["fp32" if exact else fastest_precision(core)]
+        settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
 
         def run(image: np.ndarray, switches: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
             inputs = {INPUT: image[None]} if switches is None else {INPUT: image[None], SWITCHES: switches}
@@ -161,20 +164,7 @@ class OpenVINOGraph:
                 joined = join(name, node.output(0), bypass(name).output(0))
                 for end in ends:
                     end.replace_source_output(joined)
-            layer, port = self._bias_of(name)
-            if layer in self.quantized:
-                bias = join(layer, node.input_value(port), exact[name].input_value(port))
-                node.input(port).replace_source_output(bias)
         return openvino.Model(model.get_results(), [*model.get_parameters(), *inputs], "segmenter")
-
-    def _bias_of(self, name: str) -> tuple[str, int]:
-        """The layer to which an operation adds a bias, which NNCF has corrected, and the place of the bias."""
-        sources = _sources(self._nodes[name]) if name in self._nodes else []
-        if len(sources) == 2 and self._nodes[name].get_type_name() == "Add" and name not in self.quantized:
-            for port in (0, 1):
-                if _name(sources[port]) in self._constants:
-                    return _name(sources[1 - port]), port
-        return "", 0
 
 
 def _name(node: openvino.Node) -> str:

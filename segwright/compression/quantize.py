@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
 from segwright.compression.calibration import calibrate
-from segwright.compression.layers import Graph, Runner, name_layers
+from segwright.compression.layers import Graph, name_layers
+from segwright.compression.search import LayerSearch
 from segwright.inference.engine import input_dtype
 from segwright.inference.segmenter import Segmenter
 
@@ -51,9 +52,8 @@ class Quantized:
     Attributes:
         model: An `openvino.Model` or `onnx.ModelProto` with the inputs and outputs of the one in floating point.
         layers: All layers with weights, and all other operations that were quantized, in the order of the computation.
-        equal: Share of the pixels whose class is that of the network in float32, on images that were not used to
-            calibrate if there were four or more. What is not in int8 is in float32 for this; bfloat16 may change a few
-            pixels more.
+        equal: Share of the pixels whose class is that of the network in float32, on the images of the check. What is
+            not in int8 is computed as engines do on this machine.
     """
 
     model: Any
@@ -61,56 +61,77 @@ class Quantized:
     equal: float
 
 
-def quantize(
-    segmenter: Segmenter,
-    images: Sequence[Image],
-    target: Target,
-    *,
-    tolerance: float = 0.995,
-    progress: Tell | None = None,
-) -> Quantized:
-    """Quantize a segmenter to 8-bit integers.
+class Quantizer:
+    """A segmenter with all that was found out about its layers, to be quantized for one tolerance or several.
 
-    Ranges are taken from the first three quarters of the images (100 of them, evenly taken, if there are more), and the
-    last quarter (50 of them) tells how many pixels keep their class. Of fewer than four images all do both. If too few
-    pixels keep it, layers are put back into floating point, the most harmful first: 1, 2, 4, and so on, then fewer
-    between the last two, until one layer less would be too few.
+    Ranges are taken from the calibration images (100 of them, evenly taken, if there are more). Others (50 of them)
+    tell how many pixels keep their class: those that are given for it, or else the last quarter of the calibration
+    images, which then take no part in finding the ranges; of fewer than four all do both.
 
     Normalization and mirroring, the last layer and what follows it, and resizing by interpolation stay in floating
     point.
 
     Args:
         segmenter: In evaluation mode, on the CPU.
-        images: Raw images of any sizes, like those that it is going to see.
+        images: Raw images of any sizes to calibrate on, like those that it is going to see.
         target: Library that is to run it.
-        tolerance: Least share of pixels that keep their class.
+        check: Raw images that tell how many pixels keep their class; best such that training has not seen.
         progress: Is called with each step in words.
 
     Raises:
-        ValueError: If a library is missing, there are no images or of other channels, nothing can be quantized, or too
-            few pixels keep their class whatever is put back.
+        ValueError: If a library is missing, there are no images or of other channels, or nothing can be quantized.
     """
-    if not 0 < tolerance <= 1:
-        raise ValueError(
-            f"tolerance is {tolerance}, but a share of pixels above 0 and up to 1 is needed; 0.995 is usual"
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        images: Sequence[Image],
+        target: Target,
+        *,
+        check: Sequence[Image] = (),
+        progress: Tell | None = None,
+    ) -> None:
+        tell = progress or (lambda _: None)
+        if check:
+            calibration, check = _evenly(images, MAX_CALIBRATION), _evenly(check, MAX_CHECK)
+        else:
+            calibration, check = _split(images)
+        calibration, check = _prepare(segmenter, calibration), _prepare(segmenter, check)
+        tell("converting the network")
+        graph = _open_graph(segmenter, target)
+        graph.take(calibrate(graph.model, calibration, graph.kept, tell))
+        if not graph.quantized:
+            raise ValueError(
+                f"{segmenter.description.network} has no layer that can be in int8; export it in floating point instead"
+            )
+        names = name_layers(graph.layers, segmenter.network)
+        self._layers = list(zip(graph.layers, names, strict=True))
+        paths = {layer.node: name for layer, name in self._layers}
+        self._harms = _measure_harms(
+            graph, calibration[:HARM_IMAGES], lambda node: tell(f"measuring the harm of {paths[node]}")
         )
-    tell = progress or (lambda _: None)
-    calibration, check = _split(_prepare(segmenter, images))
-    tell("converting the network")
-    graph = _open_graph(segmenter, target)
-    graph.take(calibrate(graph.model, calibration, graph.kept, tell))
-    if not graph.quantized:
-        raise ValueError(
-            f"{segmenter.description.network} has no layer that can be in int8; export it in floating point instead"
+        self._search = LayerSearch(graph, self._harms, check, tell)
+
+    def quantize(self, tolerance: float) -> Quantized:
+        """The network with as many layers in int8 as the tolerance allows.
+
+        Args:
+            tolerance: Least share of pixels that keep their class.
+
+        Raises:
+            ValueError: If `tolerance` is no such share.
+            TooManyChangesError: If too few pixels keep their class whatever is put back.
+        """
+        if not 0 < tolerance <= 1:
+            raise ValueError(
+                f"tolerance is {tolerance}, but a share of pixels above 0 and up to 1 is needed; 0.995 is usual"
+            )
+        is_int8, model, equal = self._search.find(tolerance)
+        layers = (
+            LayerReport(name, layer.kind, layer.node in is_int8, self._harms.get(layer.node))
+            for layer, name in self._layers
         )
-    names = dict(zip((layer.node for layer in graph.layers), name_layers(graph.layers, segmenter.network), strict=True))
-    harms = _measure_harms(graph, calibration[:HARM_IMAGES], lambda node: tell(f"measuring the harm of {names[node]}"))
-    is_int8, model, equal = _put_back(graph, harms, check, tolerance, tell)
-    layers = (
-        LayerReport(names[layer.node], layer.kind, layer.node in is_int8, harms.get(layer.node))
-        for layer in graph.layers
-    )
-    return Quantized(model, tuple(layers), equal)
+        return Quantized(model, tuple(layers), equal)
 
 
 def _prepare(segmenter: Segmenter, images: Sequence[Image]) -> list[Image]:
@@ -193,48 +214,3 @@ def _measure_harms(graph: Graph, images: Sequence[Image], tell: Tell) -> dict[st
 def _middle(image: Image) -> Image:
     top, left = (max(length - HARM_SIDE, 0) // 2 for length in image.shape[:2])
     return np.ascontiguousarray(image[top : top + HARM_SIDE, left : left + HARM_SIDE])
-
-
-def _put_back(
-    graph: Graph, harms: dict[str, float], check: Sequence[Image], tolerance: float, tell: Tell
-) -> tuple[set[str], Any, float]:
-    """Layers that stay in int8, the model, and the share of pixels that keep their class.
-
-    Raises:
-        ValueError: If too few keep it with only one layer that has weights in int8.
-    """
-    order = sorted(harms, key=harms.__getitem__, reverse=True)
-    weighted = {layer.node for layer in graph.layers if layer.weights is not None}
-    limit = max((place for place, node in enumerate(order) if node in weighted), default=len(order) - 1)
-    run = graph.open(graph.model)
-    expected = [run(image)[0] for image in check]
-
-    def attempt(count: int) -> tuple[set[str], Any, float]:
-        is_int8 = set(order[count:])
-        model = graph.assemble(is_int8)
-        equal = _share_equal(graph.open(model), check, expected)
-        tell(f"{equal:.3%} of the pixels keep their class with {len(is_int8)} of {len(order)} layers in int8")
-        return is_int8, model, equal
-
-    too_few, count, found = -1, 0, attempt(0)
-    while found[2] < tolerance:
-        if count == limit:
-            raise ValueError(
-                f"{found[2]:.3%} of the pixels keep their class with all but {len(found[0])} layers in floating point, "
-                f"but the tolerance asks for {tolerance:.3%}; lower it, or export in floating point instead"
-            )
-        too_few, count = count, min(max(2 * count, 1), limit)
-        found = attempt(count)
-    while count - too_few > 1:
-        middle = (too_few + count) // 2
-        tried = attempt(middle)
-        if tried[2] < tolerance:
-            too_few = middle
-        else:
-            count, found = middle, tried
-    return found
-
-
-def _share_equal(run: Runner, images: Sequence[Image], expected: Sequence[UInt8[np.ndarray, "1 _ _"]]) -> float:
-    equal = sum(int((run(image)[0] == mask).sum()) for image, mask in zip(images, expected, strict=True))
-    return equal / sum(mask.size for mask in expected)

@@ -2,15 +2,15 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from segwright.deployment.proof import Proof, compare, measure
-from segwright.deployment.samples import calibration_samples, proof_samples
+from segwright.deployment.proof import Proof, compare, least_equal, measure
+from segwright.deployment.samples import calibration_samples, check_samples, proof_samples
 from segwright.deployment.triton import arrange_repository
 from segwright.inference.description import find_segmenter
 from segwright.inference.graph import trace
@@ -19,7 +19,6 @@ from segwright.runtimes.choice import open_engine, refuse_absent
 from segwright.runtimes.folder import EngineRecord, Precision, Runtime, segmenter_key, write_record
 from segwright.runtimes.kept import convert, make_record
 from segwright.runtimes.torch import TorchEngine
-from segwright.types import Image
 
 Target = Literal["onnx", "openvino", "tensorrt", "torch", "triton"]
 
@@ -32,7 +31,10 @@ PRECISIONS: dict[Target, tuple[Precision, ...]] = {
 }
 """Number formats of each target. The first is what is taken if none is asked for."""
 
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES, CHECK_IMAGES = 64, 16
+ALLOWED_CHANGES = (1.0, 0.5, 0.25)
+"""Of the pixels that the tolerance allows to change, the share that an int8 network may change on the images of its
+check; less if too many change on those of the proof."""
 
 _RUNTIMES: dict[Target, Runtime] = {
     "onnx": "onnxruntime",
@@ -116,17 +118,24 @@ def export(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as making:
         made = Path(making) / "export"
         made.mkdir()
-        say(f"Converting for {to}")
-        record, layers = _write(loaded, made, to, precision, source=source, data=data, say=say)
-        if to == "triton":
-            record = arrange_repository(made, record, loaded.description)
-        write_record(made, record, loaded.description)
         say(f"Predicting {len(samples)} images in PyTorch")
         reference = measure(TorchEngine(loaded, precision="fp32"), samples)
-        say(f"Predicting {len(samples)} images in the export")
-        proof = compare(reference, measure(open_engine(made), samples), precision)
-        if not proof.holds:
+        say(f"Converting for {to}")
+        if precision == "int8":
+            attempts = _write_int8(loaded, made, to, source=source, data=data, in_proof=images, say=say)
+        else:
+            attempts = iter([(_write(loaded, made, to, precision, segmenter_key(source)), ())])
+        for written in attempts:
+            record, layers = written
+            write_record(made, record, loaded.description)
+            say(f"Predicting {len(samples)} images in the export")
+            proof = compare(reference, measure(open_engine(made), samples), precision)
+            if proof.holds:
+                break
+        else:
             raise ExportRefusedError(proof)
+        if to == "triton":
+            record = arrange_repository(made, record, loaded.description)
         write_record(made, replace(record, proof=proof.to_dict() | {"layers": layers}), loaded.description)
         shutil.rmtree(made / "compiled", ignore_errors=True)  # of the machine that exported
         made.rename(out)
@@ -143,21 +152,9 @@ def _check(out: Path, to: Target, precision: Precision) -> None:
     refuse_absent(_RUNTIMES[to])
 
 
-def _write(
-    segmenter: Segmenter,
-    folder: Path,
-    to: Target,
-    precision: Precision,
-    *,
-    source: Path,
-    data: Path | None,
-    say: Callable[[str], None],
-) -> tuple[EngineRecord, tuple[dict[str, Any], ...]]:
-    """Write the network's file; its record, and the layers of an int8 export."""
-    runtime, key = _RUNTIMES[to], segmenter_key(source)
-    if precision == "int8":
-        images = calibration_samples(segmenter.description, source, data, CALIBRATION_IMAGES)
-        return _write_int8(segmenter, folder, runtime, key, [sample.image for sample in images], say)
+def _write(segmenter: Segmenter, folder: Path, to: Target, precision: Precision, key: str) -> EngineRecord:
+    """Write the network's file in floating point."""
+    runtime = _RUNTIMES[to]
     if to == "torch":
         torch.export.save(trace(segmenter), folder / "model.pt2")
         record = make_record(segmenter, "torch", "model.pt2", key)
@@ -172,28 +169,61 @@ def _write(
         record = make_record(segmenter, "tensorrt", "model.plan", key, "tensorrt")
     else:
         record = convert(segmenter, runtime, folder, key, half_weights=precision == "fp16")
-    return replace(record, precision=precision), ()
+    return replace(record, precision=precision)
 
 
 def _write_int8(
-    segmenter: Segmenter, folder: Path, runtime: Runtime, key: str, images: list[Image], say: Callable[[str], None]
-) -> tuple[EngineRecord, tuple[dict[str, Any], ...]]:
-    from segwright.compression.quantize import quantize  # noqa: PLC0415 - an optional library, slow to load
+    segmenter: Segmenter,
+    folder: Path,
+    to: Target,
+    *,
+    source: Path,
+    data: Path | None,
+    in_proof: int,
+    say: Callable[[str], None],
+) -> Iterator[tuple[EngineRecord, tuple[dict[str, Any], ...]]]:
+    """Write the network's file in int8, each time with fewer layers in it: what the check allows, the proof may not.
 
+    Yields:
+        The record, and what became of the layers.
+    """
+    from segwright.compression.quantize import Quantizer  # noqa: PLC0415 - an optional library, slow to load
+    from segwright.compression.search import TooManyChangesError  # noqa: PLC0415 - with it
+
+    runtime, description = _RUNTIMES[to], segmenter.description
     assert runtime in ("openvino", "onnxruntime")
-    quantized = quantize(segmenter, images, runtime, progress=say)
-    layers = tuple(
-        {"name": layer.name, "kind": layer.kind, "is_int8": layer.is_int8, "harm": layer.harm}
-        for layer in quantized.layers
+    images, check = (
+        [sample.image for sample in samples]
+        for samples in (
+            calibration_samples(description, source, data, CALIBRATION_IMAGES),
+            check_samples(description, source, data, CHECK_IMAGES, in_proof=in_proof),
+        )
     )
+    quantizer = Quantizer(segmenter, images, runtime, check=check, progress=say)
+    for share in ALLOWED_CHANGES:
+        try:
+            quantized = quantizer.quantize(1 - share * (1 - least_equal("int8")))
+        except TooManyChangesError:
+            if share == ALLOWED_CHANGES[0]:
+                raise
+            return
+        record = _save_int8(quantized.model, folder, segmenter, runtime, segmenter_key(source))
+        yield replace(record, precision="int8"), tuple(map(asdict, quantized.layers))
+
+
+def _save_int8(
+    model: Any,  # noqa: ANN401 - openvino.Model or onnx.ModelProto
+    folder: Path,
+    segmenter: Segmenter,
+    runtime: Runtime,
+    key: str,
+) -> EngineRecord:
     if runtime == "openvino":
         import openvino  # noqa: PLC0415 - an optional library
 
-        openvino.save_model(quantized.model, folder / "model.xml", compress_to_fp16=False)
-        record = make_record(segmenter, runtime, "model.xml", key, "openvino", "nncf")
-    else:
-        import onnx  # noqa: PLC0415 - an optional library
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        return make_record(segmenter, runtime, "model.xml", key, "openvino", "nncf")
+    import onnx  # noqa: PLC0415 - an optional library
 
-        onnx.save(quantized.model, folder / "model.onnx")
-        record = make_record(segmenter, runtime, "model.onnx", key, "onnx", "nncf")
-    return replace(record, precision="int8"), layers
+    onnx.save(model, folder / "model.onnx")
+    return make_record(segmenter, runtime, "model.onnx", key, "onnx", "nncf")

@@ -45,34 +45,45 @@ def find_samples(
     return dataset, found.splits
 
 
-def read_samples(dataset: Dataset, pairs: Sequence[Pair], most: int) -> list[Sample]:
-    """Images with their masks, evenly taken, at most so many.
-
-    Raises:
-        ValueError: If a file is damaged or does not fit the segmenter.
-    """
+def _evenly(pairs: Sequence[Pair], most: int) -> list[Pair]:
     step = max(len(pairs) / most, 1)
-    chosen = [pairs[int(index * step)] for index in range(min(most, len(pairs)))]
-    return [dataset.read(pair) for pair in chosen]
+    return [pairs[int(index * step)] for index in range(min(most, len(pairs)))]
 
 
 def proof_samples(description: Description, source: Path, data: Path | None, most: int) -> list[Sample]:
     """Images that training did not see, if there are any: of the validation part, else the test part, else training.
 
     Raises:
-        ValueError: As `find_samples` and `read_samples`.
+        ValueError: As `find_samples`, or if a file is damaged or does not fit the segmenter.
     """
     dataset, splits = find_samples(description, source, data)
-    split = next(name for name in SPLITS if splits.get(name))
-    return read_samples(dataset, splits[split], most)
+    return [dataset.read(pair) for pair in _evenly(_unseen(splits), most)]
+
+
+def check_samples(
+    description: Description, source: Path, data: Path | None, most: int, *, in_proof: int
+) -> list[Sample]:
+    """Images to choose the layers of an int8 network by: what the proof does not take of its part, if anything.
+
+    Raises:
+        ValueError: As `find_samples`, or if a file is damaged or does not fit the segmenter.
+    """
+    dataset, splits = find_samples(description, source, data)
+    pairs = _unseen(splits)
+    taken = set(_evenly(pairs, in_proof))
+    return [dataset.read(pair) for pair in _evenly([pair for pair in pairs if pair not in taken], most)]
 
 
 def calibration_samples(description: Description, source: Path, data: Path | None, most: int) -> list[Sample]:
     """Images as training saw them, to find the ranges of activations.
 
     Raises:
-        ValueError: As `find_samples` and `read_samples`.
+        ValueError: As `find_samples`, or if a file is damaged or does not fit the segmenter.
     """
     dataset, splits = find_samples(description, source, data)
     split = next(name for name in reversed(SPLITS) if splits.get(name))
-    return read_samples(dataset, splits[split], most)
+    return [dataset.read(pair) for pair in _evenly(splits[split], most)]
+
+
+def _unseen(splits: dict[str, tuple[Pair, ...]]) -> tuple[Pair, ...]:
+    return next(splits[name] for name in SPLITS if splits.get(name))

@@ -16,7 +16,8 @@ OFTEN = 8
 """Images of one size in a row after which the network is compiled for it: half a second that makes the rest 7 % faster
 (U-Net ResNet-34 at 512 x 512) and changes no class."""
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""What OpenVINO calls the number formats."""
 
 
 class OpenVINOEngine:
@@ -83,7 +84,7 @@ class OpenVINOEngine:
             model.remove_result(model.output("logits").node)
         if shape is not None:
             model.reshape({"image": list(shape)})
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[self._computes], "PERFORMANCE_HINT": "LATENCY"}
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": HINTS[self._computes], "PERFORMANCE_HINT": "LATENCY"}
         if threads := os.environ.get("OMP_NUM_THREADS"):  # as for PyTorch; it would take all cores of the machine
             settings |= {"INFERENCE_NUM_THREADS": int(threads), "ENABLE_CPU_PINNING": False}
         cache = self._folder / "compiled"
@@ -95,10 +96,15 @@ class OpenVINOEngine:
 
 
 def _choose_precision(core: openvino.Core, wanted: str, made_for: str) -> str:
-    if wanted in _HINTS:
+    if wanted in HINTS:
         return wanted
-    if wanted == "auto" and made_for in _HINTS:
+    if wanted == "auto" and made_for in HINTS:
         return made_for
+    return fastest_precision(core)
+
+
+def fastest_precision(core: openvino.Core) -> str:
+    """The fastest number format of the processor beside int8: bf16 if it has that in hardware."""
     return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
 
 

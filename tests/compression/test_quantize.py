@@ -1,7 +1,6 @@
 """Tests of quantization: what is in int8, what is put back, what it is called, and that engines run it."""
 
 import sys
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from segwright.compression import quantize as module
 from segwright.compression.calibration import calibrate
 from segwright.compression.layers import Graph, GraphLayer, name_layers
-from segwright.compression.quantize import LayerReport, Target, _open_graph, _put_back, quantize
+from segwright.compression.quantize import LayerReport, Quantizer, Target, _open_graph
 from segwright.inference.engine import Engine
 from segwright.inference.segmenter import Segmenter
 from segwright.runtimes.folder import EngineRecord
@@ -99,7 +98,7 @@ def names_in(model: Any) -> list[str]:
     return [node.get_friendly_name() for node in model.get_ordered_ops()]
 
 
-def open_saved(done: Any, folder: Path, precision: str = "auto") -> Engine:
+def open_saved(done: Any, folder: Path) -> Engine:
     """The engine of a folder that holds what was quantized."""
     from segwright.runtimes.onnxruntime import ONNXRuntimeEngine
     from segwright.runtimes.openvino import OpenVINOEngine
@@ -108,7 +107,7 @@ def open_saved(done: Any, folder: Path, precision: str = "auto") -> Engine:
     record = EngineRecord(done.target, "int8", "model.xml", done.segmenter.stride, 0, "key")
     if done.target == "openvino":
         openvino.save_model(done.quantized.model, folder / "model.xml", compress_to_fp16=False)
-        return OpenVINOEngine(folder, record, description, precision=precision)
+        return OpenVINOEngine(folder, record, description)
     onnx.save(done.quantized.model, folder / "model.xml")
     return ONNXRuntimeEngine(folder, record, description)
 
@@ -127,7 +126,8 @@ class Done:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for torch.export
             patch.setattr(module, "_open_graph", open_graph)
-            self.quantized = quantize(segmenter, images, target, tolerance=tolerance, progress=self.said.append)
+            self.quantizer = Quantizer(segmenter, images, target, progress=self.said.append)
+            self.quantized = self.quantizer.quantize(tolerance)
 
     def layer(self, name: str) -> LayerReport:
         """The layer with weights that has a name."""
@@ -234,7 +234,7 @@ def test_the_engine_runs_what_was_quantized_at_any_size(done: Done, tmp_path: Pa
 @pytest.mark.slow
 def test_the_share_of_equal_pixels_is_that_on_the_last_quarter(done: Done, tmp_path: Path) -> None:
     expected = TorchEngine(done.segmenter, precision="fp32")
-    engine = open_saved(done, tmp_path, precision="fp32")
+    engine = open_saved(done, tmp_path)
     pairs = [[one(image[None], with_logits=False).mask for one in (expected, engine)] for image in make_images(9)[6:]]
     equal = np.concatenate([(a == b).ravel() for a, b in pairs]).mean()
     assert done.quantized.equal == pytest.approx(equal, abs=1e-3)
@@ -258,69 +258,6 @@ def test_nothing_is_printed(done: Done, capfd: pytest.CaptureFixture[str]) -> No
     graph = done.graph
     calibrate(graph.model, make_images(2), graph.kept, lambda text: print(text, file=sys.stderr))
     assert capfd.readouterr() == ("", "calibrating on image 1 of 2\ncalibrating on image 2 of 2\n")
-
-
-# What is put back
-
-
-class Made:
-    """A network of which it is known how many pixels keep their class for each set of layers in int8."""
-
-    model, made, kept = frozenset[str](), None, list[str]()
-
-    def __init__(self, harms: dict[str, int]) -> None:
-        self.harms, self.tried = harms, list[int]()
-        self.layers = tuple(GraphLayer(name, "Conv", np.ones(1), name) for name in harms)
-        self.quantized = frozenset(harms)
-
-    def take(self, model: Any) -> None:
-        raise NotImplementedError
-
-    def assemble(self, is_int8: Collection[str]) -> Any:
-        self.tried.append(len(self.harms) - len(is_int8))
-        return frozenset(is_int8)
-
-    def assemble_switched(self, order: Any) -> Any:
-        raise NotImplementedError
-
-    def open(self, model: Any) -> Any:
-        mask = np.zeros((1, 10, 10), np.uint8)
-        mask.ravel()[: sum(self.harms[name] for name in model)] = 1
-        return lambda image: (mask, None)
-
-
-IMAGE = np.zeros((10, 10, 3), np.uint8)
-
-
-@pytest.mark.parametrize("needed", range(12))
-def test_as_few_layers_as_possible_are_put_back(needed: int) -> None:
-    harms = {f"{number}": 7 if number < needed else 0 for number in range(12)}
-    graph = Made(harms)
-    is_int8, model, equal = _put_back(graph, {name: float(harm) for name, harm in harms.items()}, [IMAGE], 0.995, len)
-    assert (is_int8, model, equal) == ({f"{number}" for number in range(needed, 12)}, is_int8, 1)
-    assert len(graph.tried) <= 8
-
-
-def test_the_most_harmful_layers_are_put_back_first() -> None:
-    harms = {"a": 3, "b": 40, "c": 1, "d": 20}
-    is_int8, _, equal = _put_back(Made(harms), {name: float(harm) for name, harm in harms.items()}, [IMAGE], 0.95, len)
-    assert (is_int8, equal) == ({"a", "c"}, 0.96)
-
-
-def test_a_network_that_needs_all_layers_in_floating_point_is_refused() -> None:
-    graph = Made(dict.fromkeys("abcd", 10))
-    sentence = (
-        "90.000% of the pixels keep their class with all but 1 layers in floating point, but the tolerance asks for"
-    )
-    with pytest.raises(ValueError, match=sentence):
-        _put_back(graph, dict.fromkeys("abcd", 1.0), [IMAGE], 0.995, len)
-
-
-def test_a_network_with_only_an_addition_in_int8_is_refused() -> None:
-    graph = Made({"conv": 10, "add": 0})
-    graph.layers = (graph.layers[0], GraphLayer("add", "Add", None, "conv"))
-    with pytest.raises(ValueError, match=r"90\.000% of the pixels keep their class with all but 2 layers"):
-        _put_back(graph, {"conv": 1.0, "add": 0.0}, [IMAGE], 0.995, len)
 
 
 # What layers are called
@@ -355,26 +292,27 @@ def test_layers_are_called_as_the_modules_that_their_weights_come_from() -> None
 # What is refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.0, 1.01, float("nan")])
-def test_a_tolerance_that_is_no_share_is_refused(tolerance: float) -> None:
+def test_a_tolerance_that_is_no_share_is_refused(done: Done, tolerance: float) -> None:
     with pytest.raises(ValueError, match=f"tolerance is {tolerance}, but a share of pixels above 0 and up to 1"):
-        quantize(make_segmenter(), make_images(4), "openvino", tolerance=tolerance)
+        done.quantizer.quantize(tolerance)
 
 
 def test_images_of_other_channels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"an image has the shape \(40, 57, 4\), but \(height, width, 3\) is needed"):
-        quantize(make_segmenter(), make_images(4, channels=4), "openvino")
+        Quantizer(make_segmenter(), make_images(4, channels=4), "openvino")
 
 
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="there are no images, but some are needed"):
-        quantize(make_segmenter(), [], "openvino")
+        Quantizer(make_segmenter(), [], "openvino")
 
 
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_another_target_is_refused() -> None:
     with pytest.raises(ValueError, match="the target is tensorrt, but only openvino and onnxruntime"):
-        quantize(make_segmenter(), make_images(4), "tensorrt")  # type: ignore[arg-type]
+        Quantizer(make_segmenter(), make_images(4), "tensorrt")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -392,4 +330,4 @@ def test_a_missing_library_is_told_with_what_to_install(
     with pytest.raises(
         ValueError, match=rf'needs {package}, but it is not installed; pip install "segwright\[{extra}\]"'
     ):
-        quantize(make_segmenter(), make_images(4), target)
+        Quantizer(make_segmenter(), make_images(4), target)

@@ -11,12 +11,13 @@ import pytest
 from samples import make_tiny_segmenter
 
 import segwright
+from segwright.compression.quantize import Quantizer
 from segwright.data.folder import find_pairs
 from segwright.data.keeping import keep_pairs
 from segwright.deployment import export as module
 from segwright.deployment.export import PRECISIONS, ExportRefusedError, export
 from segwright.deployment.proof import Proof, compare
-from segwright.deployment.samples import calibration_samples, proof_samples
+from segwright.deployment.samples import calibration_samples, check_samples, proof_samples
 from segwright.inference.description import read_description
 from segwright.runtimes.folder import read_record
 
@@ -82,6 +83,34 @@ def test_an_export_whose_masks_differ_leaves_nothing_behind(
     assert not caught.value.proof.holds
 
 
+@pytest.mark.slow
+def test_an_int8_network_that_changes_too_much_is_tried_with_more_in_floating_point(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies, said, asked = iter([lying, lying, lambda proof: proof]), list[str](), list[float]()
+    quantize = Quantizer.quantize
+    monkeypatch.setattr(module, "compare", lambda *arguments: next(lies)(compare(*arguments)))
+    monkeypatch.setattr(
+        Quantizer, "quantize", lambda self, tolerance: asked.append(tolerance) or quantize(self, tolerance)
+    )
+    exported = export(folder, tmp_path / "out", to="triton", precision="int8", images=2, progress=said.append)
+    assert asked == pytest.approx([0.995, 0.9975, 0.99875])
+    assert said.count("Predicting 2 images in the export") == 3
+    assert exported.proof.equal >= 0.995
+    assert any(layer["is_int8"] for layer in exported.layers)
+    assert segwright.load(tmp_path / "out").predict(image()).mask.shape == (50, 70)
+
+
+@pytest.mark.slow
+def test_an_int8_network_is_refused_after_the_last_try(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "compare", lambda *arguments: lying(compare(*arguments)))
+    with pytest.raises(ExportRefusedError):
+        export(folder, tmp_path / "out" / "export", to="openvino", precision="int8", images=2)
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize(
     ("to", "precision", "sentence"),
     [
@@ -132,6 +161,15 @@ def test_images_without_masks_can_prove_the_pixels(folder: Path, rectangles: Pat
 def test_calibration_takes_training_images(folder: Path) -> None:
     samples = calibration_samples(read_description(folder), folder, None, 3)
     assert [sample.name for sample in samples] == ["00", "02", "04"]
+
+
+def test_the_check_takes_what_the_proof_does_not(folder: Path) -> None:
+    description = read_description(folder)
+    names = [
+        [sample.name for sample in check_samples(description, folder, None, most, in_proof=in_proof)]
+        for most, in_proof in ((16, 2), (1, 1), (16, 3), (16, 32))
+    ]
+    assert names == [["08"], ["07"], [], []]
 
 
 def test_every_target_names_its_formats() -> None:
