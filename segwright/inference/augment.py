@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
 from segwright.inference.engine import Engine, Scores
-from segwright.inference.tiles import best_class, softmax
+from segwright.inference.logits import best_class, softmax
 
 Flips = Literal["none", "horizontal", "both"]
 

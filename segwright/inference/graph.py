@@ -30,8 +30,12 @@ class MaskGraph(nn.Module):
         if stride > 1:  # whole pixels are moved while they are still small
             image = image.index_select(1, _mirrored(height, stride, image.device))
             image = image.index_select(2, _mirrored(width, stride, image.device))
-        logits = self.segmenter(image.permute(0, 3, 1, 2))[:, :, :height, :width].float()  # B K H W
-        return logits.argmax(1).to(torch.uint8), logits
+        logits = self.segmenter(image.permute(0, 3, 1, 2)).float()  # B K H W
+        # As one row, which makes OpenVINO lay out each class by itself. If it cuts the map of all classes a pixel, as
+        # convolutions leave it, and a size is free, it takes twice as long (DDRNet, 20 classes: 209 instead of 113 ms).
+        size, row = logits.shape[2:], logits.flatten(2)
+        mask = row.argmax(1).to(torch.uint8).unflatten(1, size)  # B H W
+        return mask[:, :height, :width], row.unflatten(2, size)[:, :, :height, :width]
 
 
 def _mirrored(length: int | torch.SymInt, stride: int, device: torch.device) -> Int64[Tensor, "L"]:

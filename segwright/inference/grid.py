@@ -53,6 +53,41 @@ def _bell(position: np.ndarray, start: int, end: int) -> np.ndarray:
     return np.maximum(np.exp(-0.5 * distance**2), 1e-3)
 
 
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a grid.
+
+    Attributes:
+        index: Its place along each axis.
+        axes: The tiles of each axis.
+    """
+
+    index: tuple[int, ...]
+    axes: tuple[AxisTiles, ...]
+
+    @property
+    def region(self) -> tuple[slice, ...]:
+        """What it reads of the image."""
+        return tuple(slice(a.starts[i], a.ends[i]) for a, i in zip(self.axes, self.index, strict=True))
+
+    @property
+    def kept(self) -> tuple[slice, ...]:
+        """What is used of it, counted from where it starts to read."""
+        pairs = zip(self.axes, self.index, strict=True)
+        return tuple(slice(a.kept[i][0] - a.starts[i], a.kept[i][1] - a.starts[i]) for a, i in pairs)
+
+    @property
+    def own(self) -> tuple[slice, ...]:
+        """The pixels of the image that are complete with it."""
+        return tuple(slice(*a.own(i)) for a, i in zip(self.axes, self.index, strict=True))
+
+    @property
+    def shares(self) -> bool:
+        """Whether another tile adds to it."""
+        pairs = list(zip(self.axes, self.index, strict=True))
+        return any(a.shared(i) or (i and a.shared(i - 1)) for a, i in pairs)
+
+
 def cut_axis(length: int, tile: int, overlap: int, *, stride: int = 1, margin: int = 0) -> AxisTiles:
     """Tiles along an axis, evenly spread; a single one if they would cover it.
 

@@ -11,7 +11,8 @@ from segwright.data.images import read_image
 from segwright.inference.augment import add_views
 from segwright.inference.crf import DenseCRF
 from segwright.inference.engine import Engine, Scores
-from segwright.inference.tiles import Source, predict_bands, softmax
+from segwright.inference.logits import softmax
+from segwright.inference.tiles import Source, predict_bands
 from segwright.types import Classes, Image
 
 

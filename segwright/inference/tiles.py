@@ -8,15 +8,15 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from segwright.inference.blending import blend
 from segwright.inference.engine import Engine
-from segwright.inference.grid import AxisTiles, cut_axis
+from segwright.inference.grid import AxisTiles, Tile, cut_axis
 from segwright.inference.seams import Seams
 from segwright.types import Image
 
@@ -50,41 +50,6 @@ class Band(NamedTuple):
     start: int
     mask: UInt8[np.ndarray, "h *S"]
     logits: Float32[np.ndarray, "K h *S"] | None
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One tile of a grid.
-
-    Attributes:
-        index: Its place along each axis.
-        axes: The tiles of each axis.
-    """
-
-    index: tuple[int, ...]
-    axes: tuple[AxisTiles, ...]
-
-    @property
-    def region(self) -> tuple[slice, ...]:
-        """What it reads of the image."""
-        return tuple(slice(a.starts[i], a.ends[i]) for a, i in zip(self.axes, self.index, strict=True))
-
-    @property
-    def kept(self) -> tuple[slice, ...]:
-        """What is used of it, counted from where it starts to read."""
-        pairs = zip(self.axes, self.index, strict=True)
-        return tuple(slice(a.kept[i][0] - a.starts[i], a.kept[i][1] - a.starts[i]) for a, i in pairs)
-
-    @property
-    def own(self) -> tuple[slice, ...]:
-        """The pixels of the image that are complete with it."""
-        return tuple(slice(*a.own(i)) for a, i in zip(self.axes, self.index, strict=True))
-
-    @property
-    def shares(self) -> bool:
-        """Whether another tile adds to it."""
-        pairs = list(zip(self.axes, self.index, strict=True))
-        return any(a.shared(i) or (i and a.shared(i - 1)) for a, i in pairs)
 
 
 def cut_grid(engine: Engine, size: Sequence[int]) -> tuple[AxisTiles, ...]:
@@ -135,7 +100,7 @@ def predict_bands(
             logits = np.empty((num_classes, *size), np.float32) if with_logits else None
             for tile, tile_mask, tile_logits in parts:
                 place = (slice(None), *tile.own[1:])
-                done_mask, done_logits = _blend(tile, tile_mask, tile_logits, seams)
+                done_mask, done_logits = blend(tile, tile_mask, tile_logits, seams)
                 mask[place] = done_mask
                 if logits is not None:
                     logits[(slice(None), *place)] = done_logits
@@ -175,68 +140,3 @@ def _ahead(items: Iterable[T]) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = thread.submit(next, iterator, end)
             yield item  # type: ignore[misc]
-
-
-def _blend(
-    tile: Tile, mask: UInt8[np.ndarray, "*S"], logits: Float32[np.ndarray, "K *S"] | None, seams: Seams
-) -> tuple[UInt8[np.ndarray, "*s"], Float32[np.ndarray, "K *s"] | None]:
-    """Classes and logits of the pixels that are complete with a tile; what is shared with later tiles waits.
-
-    Weights are a product over the axes, and so is their sum: an axis can be dealt with after the other. From the last
-    axis to the first, the tile takes its share, adds what the neighbor before it left, and leaves what it shares with
-    the next one, which then belongs to that one for the axes that follow.
-    """
-    mask = mask[tile.kept]
-    if logits is None:
-        return mask, None
-    logits = logits[(slice(None), *tile.kept)]
-    if not tile.shares:
-        return mask, logits
-    logits = logits if logits.flags.writeable else logits.copy()
-    decided = []
-    for axis in reversed(range(len(tile.axes))):
-        tiles, place, later = tile.axes[axis], tile.index[axis], tile.index[axis + 1 :]
-        if place > 0 and (shared := tiles.shared(place - 1)):
-            head = _along(axis, 0, shared)
-            logits[head] *= _broadcast(tiles.ramps[place - 1][1], logits.ndim - axis - 2)
-            # Of a row of tiles that is computed for the sake of the next one only, the row before is not there.
-            if (axis, later) in seams:
-                logits[head] += seams.take((axis, later))
-            decided.append(head)
-        if shared := tiles.shared(place):
-            length = logits.shape[axis + 1]
-            tail = _along(axis, length - shared, length)
-            seams.put((axis, later), logits[tail] * _broadcast(tiles.ramps[place][0], logits.ndim - axis - 2))
-            own = _along(axis, 0, length - shared)
-            logits, mask = logits[own], mask[own[1:]]
-    mask = mask if mask.flags.writeable else mask.copy()
-    for head in decided:
-        mask[head[1:]] = best_class(logits[head])
-    return mask, logits
-
-
-def _along(axis: int, start: int, stop: int) -> tuple[slice, ...]:
-    """The part of an array of classes first that lies between two places of a spatial axis."""
-    return (*(slice(None),) * (axis + 1), slice(start, stop))
-
-
-def _broadcast(weight: Float32[np.ndarray, "N"], axes_after: int) -> Float32[np.ndarray, "..."]:
-    return weight.reshape(-1, *(1,) * axes_after)
-
-
-def best_class(logits: Float32[np.ndarray, "K *S"]) -> UInt8[np.ndarray, "*S"]:
-    """Class with the highest logit, the first of equals, by a running maximum: numpy's argmax is twice as slow here."""
-    best = logits[0].copy()
-    mask = np.zeros(best.shape, np.uint8)
-    for index in range(1, len(logits)):
-        mask[logits[index] > best] = index
-        np.maximum(best, logits[index], out=best)
-    return mask
-
-
-def softmax(logits: Float32[np.ndarray, "K *S"]) -> Float32[np.ndarray, "K *S"]:
-    """Probabilities of the classes."""
-    powers = logits - logits.max(axis=0)
-    np.exp(powers, out=powers)
-    powers /= powers.sum(axis=0)
-    return np.asarray(powers)

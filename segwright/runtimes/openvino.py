@@ -54,8 +54,15 @@ class OpenVINOEngine:
     def __call__(self, images: Shaped[np.ndarray, "B H W C"], /, *, with_logits: bool) -> Scores:
         """Segment a batch of raw images of one size."""
         images = np.ascontiguousarray(images, input_dtype(self.description.dtype))
-        found = self._request(images.shape, with_logits).infer([images], share_inputs=True)
-        return Scores(found["mask"], found["logits"] if with_logits else None)
+        batch, height, width, _ = images.shape
+        found: dict[str, np.ndarray] = {"mask": np.empty((batch, height, width), np.uint8)}
+        if with_logits:
+            found["logits"] = np.empty((batch, len(self.description.classes), height, width), np.float32)
+        request = self._request(images.shape, with_logits)
+        for name, array in found.items():  # it writes there, without a copy
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+        request.infer([images], share_inputs=True, share_outputs=True)
+        return Scores(found["mask"], found.get("logits"))
 
     def _request(self, shape: tuple[int, ...], with_logits: bool) -> openvino.InferRequest:
         """The network for a size: one for all sizes, or, once a size has come often, one for it alone."""

@@ -13,9 +13,10 @@ from segwright.inference.cleanup import CleanUp
 from segwright.inference.crf import DenseCRF
 from segwright.inference.description import Description, Tiling
 from segwright.inference.engine import Scores
+from segwright.inference.logits import best_class, softmax
 from segwright.inference.predictor import predict_image
 from segwright.inference.segmenter import Segmenter
-from segwright.inference.tiles import best_class, cut_grid, predict_bands, softmax
+from segwright.inference.tiles import cut_grid, predict_bands
 from segwright.networks.unet_original import UNet
 from segwright.runtimes.torch import TorchEngine
 from segwright.types import Classes

@@ -116,7 +116,7 @@ def test_openvino_declares_names_types_and_free_sizes(segmenter: Segmenter, open
     ] == [
         ({"image"}, pixels, "[?,?,?,3]"),
         ({"mask"}, "u8", "[?,?,?]"),
-        ({"logits"}, "f32", "[?,5,?,?]"),
+        ({"logits"}, "f32", "[?,?,?,?]"),  # OpenVINO has lost that there are 5
     ]
 
 
