@@ -59,10 +59,10 @@ def test_a_short_axis_is_one_tile() -> None:
     assert (tiles.starts, tiles.ends, tiles.kept) == ((0,), (100,), ((0, 100),))
 
 
-def test_weights_are_those_of_gaussians_of_an_eighth_of_the_tile() -> None:
+def test_weights_are_those_of_gaussians_of_a_twelfth_of_the_tile() -> None:
     tiles = cut_axis(96, 64, 32, stride=32)
     position = np.arange(32, 64)
-    bells = [np.exp(-0.5 * ((position - center) / 8) ** 2).clip(1e-3) for center in (31.5, 63.5)]
+    bells = [np.exp(-0.5 * ((position - center) * 12 / 64) ** 2) for center in (31.5, 63.5)]
     np.testing.assert_allclose(tiles.ramps[0][0], bells[0] / sum(bells), rtol=1e-5)
 
 

@@ -108,9 +108,7 @@ def test_the_blend_is_the_weighted_mean_of_all_tiles(size: list[int], tile: int,
         weight = np.ones(())
         for axis, i in zip(axes, index, strict=True):
             start, end = axis.starts[i], axis.ends[i]
-            bell = np.maximum(
-                np.exp(-32 * ((np.arange(start, end) - (start + end - 1) / 2) / (end - start)) ** 2), 1e-3
-            )
+            bell = np.exp(-72 * ((np.arange(start, end) - (start + end - 1) / 2) / (end - start)) ** 2)
             bell[axis.kept[i][1] - start :] = 0
             weight = weight[..., None] * bell
         total[(slice(None), *region)] += logits[0] * weight
