@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from segwright.inference.description import Description
 from segwright.inference.engine import Scores, input_dtype
 from segwright.runtimes.folder import RECORD, EngineRecord
+from segwright.runtimes.reuse import ReusedMemory
 
 OFTEN = 8
 """Images of one size in a row after which the network is compiled for it: half a second that makes the rest 7 % faster
@@ -45,6 +46,7 @@ class OpenVINOEngine:
         self._fixed: tuple[tuple[tuple[int, ...], bool], openvino.InferRequest] | None = None
         self._last: tuple[tuple[int, ...], bool] | None = None
         self._uses = 0
+        self._memory = ReusedMemory()
 
     @property
     def runtime(self) -> str:
@@ -57,7 +59,7 @@ class OpenVINOEngine:
         batch, height, width, _ = images.shape
         found: dict[str, np.ndarray] = {"mask": np.empty((batch, height, width), np.uint8)}
         if with_logits:
-            found["logits"] = np.empty((batch, len(self.description.classes), height, width), np.float32)
+            found["logits"] = self._memory.array((batch, len(self.description.classes), height, width))
         request = self._request(images.shape, with_logits)
         for name, array in found.items():  # it writes there, without a copy
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
