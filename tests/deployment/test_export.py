@@ -101,16 +101,6 @@ def test_an_int8_network_that_changes_too_much_is_tried_with_more_in_floating_po
     assert segwright.load(tmp_path / "out").predict(image()).mask.shape == (50, 70)
 
 
-@pytest.mark.slow
-def test_an_int8_network_is_refused_after_the_last_try(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "compare", lambda *arguments: lying(compare(*arguments)))
-    with pytest.raises(ExportRefusedError):
-        export(folder, tmp_path / "out" / "export", to="openvino", precision="int8", images=2)
-    assert not list((tmp_path / "out").iterdir())
-
-
 @pytest.mark.parametrize(
     ("to", "precision", "sentence"),
     [
