@@ -45,6 +45,31 @@ def test_guarded_gradients_in_bfloat16_are_those_of_float32(convolution: nn.Conv
         assert float((found - exact).abs().max() / exact.abs().max()) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "size", "is_exact"),
+    [(7, 1, (2, 2), True), (7, 1, (2, 3), True), (5, 1, (4, 1), True), (3, 2, (1, 1), True), (7, 1, (3, 3), False)],
+)
+def test_small_maps_train_in_float32(kernel_size: int, stride: int, size: tuple[int, int], is_exact: bool) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(512, 16, kernel_size, stride, padding=kernel_size // 2)
+    network = nn.Sequential(convolution).to(memory_format=torch.channels_last).train()
+    guard_gradients(network)
+    image = torch.randn(2, 512, *size).to(memory_format=torch.channels_last)
+    for _ in range(10):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = network(image)
+        assert (y.dtype == torch.float32) == is_exact
+        direction = torch.randn_like(y)
+        # Memory that is given out next holds no numbers.
+        for length in (2**10, 2**14, 2**17, 2**19):
+            torch.full((length,), torch.nan)
+        found = torch.autograd.grad(y, convolution.weight, direction)[0]
+        exact = torch.autograd.grad(network(image), convolution.weight, direction.float())[0]
+        assert float((found - exact).abs().max() / exact.abs().max()) < 0.02
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network.eval()(image).dtype == torch.bfloat16
+
+
 def test_a_guarded_network_predicts_channels_last() -> None:
     network = nn.Sequential(make(40)).to(memory_format=torch.channels_last).eval()
     guard_gradients(network)
