@@ -18,6 +18,7 @@ MOVES_ONLY = {
 }
 """Operations that give some of the numbers that they take: a quantizer before them counts for what comes after."""
 SCALES = {"BatchNormalization", "Mul", "Div", "Sub"}
+"""With a constant, a normalization that no convolution takes in: factors differ by channel, and int8 saves no time."""
 ROUNDS = {"QuantizeLinear", "DequantizeLinear"}
 EXACT = "/exact"
 """What the name of a value that was not rounded ends with."""
@@ -132,7 +133,6 @@ class ONNXGraph:
         return sorted(found | {node.name for node in nodes if _interpolates(node) or self._scales(node)})
 
     def _scales(self, node: NodeProto) -> bool:
-        # Normalization that no convolution takes in: its factors differ by channel, and rounded numbers save no time.
         return node.op_type in SCALES and not self._constants.keys().isdisjoint(node.input)
 
     def _describe(self, node: NodeProto) -> GraphLayer:

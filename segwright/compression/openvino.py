@@ -21,6 +21,7 @@ MOVES_ONLY = {
 }
 """Operations that give some of the numbers that they take: a quantizer before them counts for what comes after."""
 SCALES = {"Multiply", "Divide", "Subtract"}
+"""With a constant, a normalization that no convolution takes in: factors differ by channel, and int8 saves no time."""
 
 Join = Callable[[str, openvino.Output, openvino.Output], openvino.Output]
 """Chooses between what a layer gives in int8 and in floating point."""
@@ -118,7 +119,6 @@ class OpenVINOGraph:
         return sorted(found - self._constants)
 
     def _scales(self, node: openvino.Node) -> bool:
-        # Normalization that no convolution takes in: its factors differ by channel, and rounded numbers save no time.
         return node.get_type_name() in SCALES and not self._constants.isdisjoint(map(_name, _sources(node)))
 
     def _is_quantized(self, node: openvino.Node) -> bool:

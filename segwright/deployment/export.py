@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from segwright.deployment.proof import Proof, compare, least_equal, measure
 from segwright.deployment.samples import calibration_samples, check_samples, proof_samples
 from segwright.deployment.triton import arrange_repository
-from segwright.inference.description import find_segmenter
+from segwright.inference.description import Description, find_segmenter
 from segwright.inference.graph import trace
 from segwright.inference.segmenter import Segmenter
 from segwright.runtimes.choice import open_engine, refuse_absent
@@ -35,6 +35,10 @@ CALIBRATION_IMAGES, CHECK_IMAGES = 64, 16
 ALLOWED_CHANGES = (1.0, 0.5, 0.25)
 """Of the pixels that the tolerance allows to change, the share that an int8 network may change on the images of its
 check; less if too many change on those of the proof."""
+
+Layers = tuple[dict[str, Any], ...]
+"""Of an int8 export, every layer with whether it computes in int8 and what that does to the logits."""
+Attempt = tuple[EngineRecord, Layers]
 
 _RUNTIMES: dict[Target, Runtime] = {
     "onnx": "onnxruntime",
@@ -76,7 +80,7 @@ class Exported:
     folder: Path
     file: Path
     proof: Proof
-    layers: tuple[dict[str, Any], ...] = ()
+    layers: Layers = ()
 
 
 def export(
@@ -122,24 +126,35 @@ def export(
         reference = measure(TorchEngine(loaded, precision="fp32"), samples)
         say(f"Converting for {to}")
         if precision == "int8":
-            attempts = _write_int8(loaded, made, to, source=source, data=data, in_proof=images, say=say)
+            attempts: Iterable[Attempt] = _write_int8(
+                loaded, made, to, source=source, data=data, in_proof=images, say=say
+            )
         else:
-            attempts = iter([(_write(loaded, made, to, precision, segmenter_key(source)), ())])
-        for written in attempts:
-            record, layers = written
-            write_record(made, record, loaded.description)
+            attempts = [(_write(loaded, made, to, precision, segmenter_key(source)), ())]
+
+        def prove() -> Proof:
             say(f"Predicting {len(samples)} images in the export")
-            proof = compare(reference, measure(open_engine(made), samples), precision)
-            if proof.holds:
-                break
-        else:
-            raise ExportRefusedError(proof)
+            return compare(reference, measure(open_engine(made), samples), precision)
+
+        record, layers, proof = _first_that_holds(attempts, made, loaded.description, prove)
         if to == "triton":
             record = arrange_repository(made, record, loaded.description)
         write_record(made, replace(record, proof=proof.to_dict() | {"layers": layers}), loaded.description)
         shutil.rmtree(made / "compiled", ignore_errors=True)  # of the machine that exported
         made.rename(out)
     return Exported(out, out / record.file, proof, layers)
+
+
+def _first_that_holds(
+    attempts: Iterable[Attempt], made: Path, description: Description, prove: Callable[[], Proof]
+) -> tuple[EngineRecord, Layers, Proof]:
+    """The first attempt, each written to `made` in turn, whose masks are those of the segmenter."""
+    for record, layers in attempts:
+        write_record(made, record, description)
+        proof = prove()
+        if proof.holds:
+            return record, layers, proof
+    raise ExportRefusedError(proof)
 
 
 def _check(out: Path, to: Target, precision: Precision) -> None:
@@ -181,7 +196,7 @@ def _write_int8(
     data: Path | None,
     in_proof: int,
     say: Callable[[str], None],
-) -> Iterator[tuple[EngineRecord, tuple[dict[str, Any], ...]]]:
+) -> Iterator[Attempt]:
     """Write the network's file in int8, each time with fewer layers in it: what the check allows, the proof may not.
 
     Yields:

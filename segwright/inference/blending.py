@@ -77,7 +77,7 @@ def blend(
     for key, joint in joints.items():
         if joint.leaving.size:
             seams.put(key, joint.leaving)
-    own = tuple(slice(stop - start) for start, stop in ((part.start, part.stop) for part in tile.own))
+    own = tuple(slice(part.stop - part.start) for part in tile.own)
     mask = mask[own]
     mask = mask if mask.flags.writeable else mask.copy()
     for head, found in best:

@@ -213,6 +213,35 @@ def test_harm_is_the_relative_error_of_the_logits_with_one_layer_in_int8(done: D
     assert done.layer("narrow").harm == pytest.approx(harm, rel=1e-3)
 
 
+class Scaled(nn.Module):
+    """A norm that no convolution can take in, because it comes after what is not linear."""
+
+    stride = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        values = self.first(image).relu()
+        return self.last(self.norm(values).relu() + values)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(("target", "kinds"), [("openvino", {"Multiply"}), ("onnxruntime", {"BatchNormalization"})])
+def test_a_norm_that_no_convolution_takes_in_stays_in_floating_point(target: Target, kinds: set[str]) -> None:
+    segmenter = make_segmenter()
+    graph = _open_graph(Segmenter(Scaled(), segmenter.description).eval(), target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(graph), "_scales", lambda self, node: False)
+        without = graph._find_kept()  # type: ignore[attr-defined]
+    nodes = graph._nodes  # type: ignore[attr-defined]
+    added = [nodes[name] for name in set(graph.kept) - set(without)]
+    assert {getattr(node, "op_type", None) or node.get_type_name() for node in added} == kinds
+
+
 # What comes out
 
 
